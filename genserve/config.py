@@ -1,0 +1,219 @@
+"""The configuration's shape: every setting, its default and its limits.
+
+One frozen object, read once at start by `config_sources.load` and passed down. `config.yaml` at
+the top of the repository shows every setting with a comment; a test keeps the two in step.
+Suffixes are units: `_s` seconds, `_mib` and `_gib` binary mega- and gigabytes.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_API_KEY = "genserve-default-key-2024"
+"""The documented key that works on loopback until a real key exists."""
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Permission = Literal["generation", "readonly", "admin", "all"]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses settings it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Server(Section):
+    """Where the server listens and how patient it is."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 12411
+    public_url: str | None = None
+    """What links in answers begin with; absent: the address of the request."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    drain_s: Annotated[float, Field(ge=0)] = 30
+    header_timeout_s: Seconds = 10
+    body_timeout_s: Seconds = 60
+
+
+class Api(Section):
+    """Limits on what callers may send, and how answers look."""
+
+    rate_limit: str = "100/minute"
+    auth_failure_limit: str = "20/minute"
+    max_unauthenticated_kib: Count = 64
+    max_body_mib: Annotated[float, Field(gt=0)] = 64
+    max_image_mib: Annotated[float, Field(gt=0)] = 25
+    max_megapixels: Annotated[float, Field(gt=0)] = 40
+    max_prompt_chars: Count = 20_000
+    max_json_depth: Count = 32
+    image_url_ttl_s: Seconds = 3600
+    embed_metadata: bool = True
+    public_metrics: bool = False
+    """Serve /metrics without a key to peers that are not on this machine too."""
+
+    @field_validator("rate_limit", "auth_failure_limit")
+    @classmethod
+    def _is_a_rate(cls, text: str) -> str:
+        if not re.fullmatch(r"[1-9]\d*/(second|minute|hour|day)", text):
+            raise ValueError('must look like "100/minute" (second, minute, hour or day)')
+        return text
+
+
+class DeclaredKey(Section):
+    """An API key that the operator declares. `variable` says where, for messages."""
+
+    key: Annotated[SecretStr, Field(min_length=8)]
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    permissions: Annotated[frozenset[Permission], Field(min_length=1)]
+    owner: str | None = None
+    priority_floor: Annotated[int, Field(ge=-100, le=100)] = 0
+    variable: str = "keys.declared"
+
+
+class Keys(Section):
+    """API keys and what encrypts them."""
+
+    declared: tuple[DeclaredKey, ...] = ()
+    encryption_key: SecretStr | None = None
+    """44 characters of url-safe base64; several, separated by commas, while rotating."""
+    default_key: bool = True
+    """Whether the documented default key works on loopback while no real key exists."""
+
+
+class Queue(Section):
+    """Order, limits and patience of the task queue."""
+
+    max_tasks: Count = 10_000
+    max_per_owner: Count = 1_000
+    waiting_limit_s: Seconds = 3600
+    time_limit_s: Seconds = 240
+    ageing_s: Seconds = 600
+    window: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_passes: Annotated[int, Field(ge=0)] = 32
+    poison_after: Count = 3
+    cost_s_per_megapixel_step: Seconds = 0.15
+    """Fair share counts work in seconds: count x megapixels x steps x this."""
+    idempotency_ttl_s: Seconds = 86_400
+
+
+class Retention(Section):
+    """How long finished tasks and their pictures are kept: until either limit is met."""
+
+    max_age_days: Annotated[float, Field(gt=0)] = 7
+    max_gib: Annotated[float, Field(gt=0)] = 10
+
+
+class Pool(Section):
+    """The worker processes and their deadlines."""
+
+    devices: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] | str = "auto"
+    load_timeout_s: Seconds = 600
+    min_step_timeout_s: Seconds = 30
+    step_timeout_factor: Annotated[float, Field(gt=1)] = 10
+    decode_timeout_s: Seconds = 120
+    start_timeout_s: Seconds = 120
+    restart_min_s: Seconds = 0.1
+    restart_max_s: Seconds = 30
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Compute threads of a CPU worker; 0: the cores divided among the CPU workers."""
+    preload: tuple[str, ...] = ()
+    """Models that each worker loads as soon as it is up."""
+
+    @field_validator("devices")
+    @classmethod
+    def _names_devices(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
+        if isinstance(value, str) and value != "auto" and not re.fullmatch(r"cpu:[1-9]\d*", value):
+            raise ValueError("must be auto, cpu:N or a list of GPU numbers as [0, 1]")
+        if isinstance(value, tuple) and (not value or len(set(value)) != len(value)):
+            raise ValueError("must name each GPU once")
+        return value
+
+
+class Store(Section):
+    """The database. Absent `url`: SQLite in the data folder."""
+
+    url: SecretStr | None = None
+
+
+class Log(Section):
+    """What is written to the log, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    """auto: for people on a terminal, JSON lines otherwise."""
+    prompts: bool = False
+
+
+class ModelDefaults(Section):
+    """What a request for this model gets where it says nothing; absent: the family's."""
+
+    width: Count | None = None
+    height: Count | None = None
+    steps: Count | None = None
+    guidance: Annotated[float, Field(ge=0)] | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    scheduler: str | None = None
+
+
+class Model(Section):
+    """One model: where it lies and what it can do."""
+
+    family: str
+    folder: str | None = None
+    """Below `models_dir`; absent: the model's id."""
+    description: str = ""
+    modes: Annotated[tuple[str, ...], Field(min_length=1)] = ("text2img",)
+    control_types: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ("euler",)
+    loras: bool = False
+    negative_prompt: bool = False
+    multiple_of: Count = 16
+    max_pixels: Count = 4_194_304
+    stand_in: str | None = None
+    upscale: bool = False
+    native_pixels: Count | None = None
+    buckets: tuple[tuple[Count, Count], ...] = ()
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    defaults: ModelDefaults = ModelDefaults()
+    options: dict[str, str | int | float | bool] = {}
+
+
+class Config(BaseSettings):
+    """Everything the server can be told."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix="GENSERVE_")
+
+    data_dir: Path = Path("data")
+    models_dir: Path = Path("models")
+    loras_dir: Path = Path("loras")
+    server: Server = Server()
+    api: Api = Api()
+    keys: Keys = Keys()
+    queue: Queue = Queue()
+    retention: Retention = Retention()
+    pool: Pool = Pool()
+    store: Store = Store()
+    log: Log = Log()
+    models: dict[str, Model] = {}
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy's URL of the database."""
+        if self.store.url is not None:
+            return self.store.url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'genserve.db').absolute()}"
+
+    @property
+    def blobs_dir(self) -> Path:
+        """Where pictures lie, by content."""
+        return self.data_dir / "blobs"
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Where generated secrets lie, readable by the server's user alone."""
+        return self.data_dir / "secrets"

@@ -1,0 +1,155 @@
+"""The one internal request that every dialect translates into.
+
+No bytes, paths, ids or callers in it: pictures are references to stored files. `None` means "the
+model's default"; `catalog.complete` returns a copy with no such `None` left.
+"""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+MAX_SEED = 2**32 - 1
+"""Largest seed: what A1111, NovelAI and the users' own clients all can carry."""
+
+
+class Mode(StrEnum):
+    """What is to be done."""
+
+    TEXT2IMG = "text2img"
+    IMG2IMG = "img2img"
+    FILL = "fill"
+    CONTROLNET = "controlnet"
+    REDUX = "redux"
+    EDIT = "edit"
+    UPSCALE = "upscale"
+    PREPROCESS = "preprocess"
+
+
+class ImageRole(StrEnum):
+    """What an input picture is for."""
+
+    INIT = "init"
+    MASK = "mask"
+    CONTROL = "control"
+    REFERENCE = "reference"
+
+
+class ControlType(StrEnum):
+    """What a control picture shows."""
+
+    DEPTH = "depth"
+    CANNY = "canny"
+    OPENPOSE = "openpose"
+
+
+REQUIRED_ROLES: dict[Mode, tuple[ImageRole, ...]] = {
+    Mode.TEXT2IMG: (),
+    Mode.IMG2IMG: (ImageRole.INIT,),
+    Mode.FILL: (ImageRole.INIT, ImageRole.MASK),
+    Mode.CONTROLNET: (ImageRole.CONTROL,),
+    Mode.REDUX: (ImageRole.REFERENCE,),
+    Mode.EDIT: (ImageRole.REFERENCE,),
+    Mode.UPSCALE: (ImageRole.INIT,),
+    Mode.PREPROCESS: (ImageRole.CONTROL,),
+}
+
+
+class Value(BaseModel):
+    """A frozen value that refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRef(Value):
+    """A stored picture, named by its content."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    media_type: Literal["image/png", "image/jpeg", "image/webp"]
+    width: int
+    height: int
+    size_bytes: int
+
+
+class Control(Value):
+    """How a control picture steers."""
+
+    type: ControlType | None = None
+    preprocess: bool = False
+    weight: float = 1.0
+    start: Annotated[float, Field(ge=0, le=1)] = 0.0
+    end: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+
+class InputImage(Value):
+    """An input picture and its role; `control` only with `ImageRole.CONTROL`."""
+
+    file: FileRef
+    role: ImageRole
+    control: Control | None = None
+
+
+class LoraRef(Value):
+    """A LoRA by its catalogue name, with its strength (negative allowed)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    weight: float = 1.0
+    text_weight: float | None = None
+
+
+class Hires(Value):
+    """A second pass at `scale` times the size."""
+
+    scale: Annotated[float, Field(gt=1, le=4)] = 2.0
+    steps: int | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Output(Value):
+    """How the picture is encoded. `quality` 1-100 is for jpg and webp."""
+
+    format: Literal["png", "jpg", "webp"] = "png"
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    metadata: bool = True
+
+
+class GenerationRequest(Value):
+    """What a caller asks for, in every dialect's common terms.
+
+    `width` and `height` in pixels; `guidance` is cfg; `strength` 0-1 is how much of an init
+    picture is redrawn; `sigmas` names a noise schedule (karras, exponential …).
+    """
+
+    model: str
+    mode: Mode = Mode.TEXT2IMG
+    prompt: str
+    negative_prompt: str = ""
+    width: Annotated[int, Field(gt=0)] | None = None
+    height: Annotated[int, Field(gt=0)] | None = None
+    count: Annotated[int, Field(ge=1, le=10)] = 1
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    scheduler: str | None = None
+    sigmas: str | None = None
+    clip_skip: Annotated[int, Field(ge=0, le=12)] | None = None
+    vae: str | None = None
+    strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    hires: Hires | None = None
+    images: tuple[InputImage, ...] = ()
+    loras: tuple[LoraRef, ...] = ()
+    output: Output = Output()
+    extras: dict[str, JsonValue] = Field(default_factory=dict)
+
+    def with_values(self, **changes: object) -> Self:
+        """A validated copy with some fields changed."""
+        return self.model_validate(self.model_dump() | changes)
+
+    def image(self, role: ImageRole) -> InputImage | None:
+        """The first picture with that role."""
+        return next((image for image in self.images if image.role is role), None)
+
+    def files(self) -> Iterable[FileRef]:
+        """The stored files that this request needs."""
+        return (image.file for image in self.images)
