@@ -6,11 +6,12 @@ Suffixes are units: `_s` seconds, `_mib` and `_gib` binary mega- and gigabytes.
 """
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 DEFAULT_API_KEY = "genserve-default-key-2024"
 """The documented key that works on loopback until a real key exists."""
@@ -38,6 +39,20 @@ class Server(Section):
     drain_s: Annotated[float, Field(ge=0)] = 30
     header_timeout_s: Seconds = 10
     body_timeout_s: Seconds = 60
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_addresses(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            ip_network(text, strict=False)
+        return texts
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_a_url(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(r"https?://[^\s?#]+", text):
+            raise ValueError("must look like https://images.example.org")
+        return text
 
 
 class Api(Section):
@@ -111,7 +126,7 @@ class Retention(Section):
 class Pool(Section):
     """The worker processes and their deadlines."""
 
-    devices: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] | str = "auto"
+    devices: tuple[int, ...] | str = "auto"
     load_timeout_s: Seconds = 600
     min_step_timeout_s: Seconds = 30
     step_timeout_factor: Annotated[float, Field(gt=1)] = 10
@@ -124,14 +139,16 @@ class Pool(Section):
     preload: tuple[str, ...] = ()
     """Models that each worker loads as soon as it is up."""
 
-    @field_validator("devices")
+    @field_validator("devices", mode="before")
     @classmethod
-    def _names_devices(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
-        if isinstance(value, str) and value != "auto" and not re.fullmatch(r"cpu:[1-9]\d*", value):
-            raise ValueError("must be auto, cpu:N or a list of GPU numbers as [0, 1]")
-        if isinstance(value, tuple) and (not value or len(set(value)) != len(value)):
-            raise ValueError("must name each GPU once")
-        return value
+    def _names_devices(cls, value: object) -> object:
+        if isinstance(value, str) and re.fullmatch(r"auto|cpu:[1-9]\d*", value):
+            return value
+        if isinstance(value, list | tuple) and value:
+            numbers = {number for number in value if type(number) is int and number >= 0}
+            if len(numbers) == len(value):
+                return tuple(value)
+        raise ValueError("must be auto, cpu:N or a list of different GPU numbers as [0, 1]")
 
 
 class Store(Section):
@@ -200,6 +217,18 @@ class Config(BaseSettings):
     store: Store = Store()
     log: Log = Log()
     models: dict[str, Model] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed in and nothing else: `config_sources` says what that is."""
+        return (init_settings,)
 
     @property
     def database_url(self) -> str:

@@ -5,16 +5,18 @@ are written with two underscores, as GENSERVE_SERVER__PORT=8000. This module alo
 environment. Every problem is a one-line `ConfigError` that names the setting.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import InitSettingsSource, PydanticBaseSettingsSource
 
 from genserve.config import DEFAULT_API_KEY, Config, DeclaredKey
 from genserve.errors import ConfigError
@@ -46,73 +48,105 @@ def load(
     `overrides` are nested settings from the command line, as {"server": {"port": 1}}; `environ`
     replaces the process environment (for tests). Raises `ConfigError`.
     """
-    environ = os.environ if environ is None else environ
-    dotenv = {k: v for k, v in dotenv_values(env_file).items() if v is not None}
-    named = config_file or (
-        Path(environ["GENSERVE_CONFIG"]) if "GENSERVE_CONFIG" in environ else None
-    )
-    content = _read_yaml(named or Path("config.yaml"), required=named is not None)
-    variables = {**dotenv, **environ}
-    settings = _settings({**_aliased(dotenv), **_aliased(environ)})
-    _refuse_unknown(settings)
+    sources = _read(config_file, environ, env_file)
+    values = {setting: found.value for setting, found in sources.settings.items()}
+    config = _validated(overrides or {}, _nested(values), sources.content)
     declared = [
-        *_declared_in_file(content),
-        *(_declared_by(name, variables[name]) for name in _key_variables(variables)),
+        key.model_copy(update={"variable": f"keys.declared[{number}]"})
+        for number, key in enumerate(config.keys.declared)
     ]
-    overridden = _merged(dict(overrides or {}), {"keys": {"declared": declared}})
-    return _validated(overridden, settings, content)
+    declared += [_declared_by(name, value) for name, value in _key_variables(sources.variables)]
+    keys = config.keys.model_copy(update={"declared": tuple(declared)})
+    return Config(**{name: getattr(config, name) for name in Config.model_fields} | {"keys": keys})
 
 
-def _validated(
-    overrides: dict[str, Any], settings: dict[str, str], content: dict[str, Any]
-) -> Config:
-    class Sourced(Config):
+def origins(
+    config_file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    env_file: Path = Path(".env"),
+) -> dict[str, str]:
+    """Where each setting that is not a default comes from: "server.port" → variable or file.
+
+    Settings of the command line are not known here. Raises `ConfigError`.
+    """
+    sources = _read(config_file, environ, env_file)
+    found = dict.fromkeys(_places(sources.content), str(sources.file))
+    for setting, variable in sources.settings.items():
+        found[setting[len(PREFIX) :].lower().replace("__", ".")] = variable.origin
+    return found
+
+
+def inherited_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What worker processes inherit: everything but our settings and keys, which they never need.
+
+    `environ` replaces the process environment (for tests).
+    """
+    ours = re.compile(rf"{PREFIX}.*|API_KEY_\d+|DEFAULT_API_KEY|{'|'.join(ALIASES)}")
+    environ = os.environ if environ is None else environ
+    return {name: value for name, value in environ.items() if not ours.fullmatch(name)}
+
+
+def _places(content: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _places(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Variable:
+    name: str
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What was found: all variables, those of them that are settings, and config.yaml."""
+
+    variables: dict[str, str]
+    settings: dict[str, _Variable]
+    content: dict[str, Any]
+    file: Path
+
+
+def _read(config_file: Path | None, environ: Mapping[str, str] | None, env_file: Path) -> _Sources:
+    environ = os.environ if environ is None else environ
+    dotenv = _read_dotenv(env_file)
+    variables = {name: value for name, value in {**dotenv, **environ}.items() if value}
+    settings = {**_settings(dotenv, f" in {env_file}"), **_settings(environ, "")}
+    named = config_file or _path(variables.get("GENSERVE_CONFIG"))
+    file = named or Path("config.yaml")
+    return _Sources(variables, settings, _read_yaml(file, required=named is not None), file)
+
+
+def _validated(*layers: Mapping[str, Any]) -> Config:
+    """The layers, those that win first, merged setting by setting and checked."""
+
+    class Layered(Config):
         @classmethod
         def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
+            cls, settings_cls: Any, *args: Any, **kwargs: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (
-                init_settings,
-                _Variables(settings_cls, settings),
-                _Content(settings_cls, content),
-            )
+            return tuple(InitSettingsSource(settings_cls, dict(layer)) for layer in layers)
 
     try:
-        return Sourced(**overrides)
+        return Layered()
     except ValidationError as error:
         raise ConfigError(problem=_first_problem(error)) from None
-    except ValueError as error:  # a list or mapping in a variable that is not JSON
-        raise ConfigError(problem=f"{error}; lists and mappings are written as JSON") from None
 
 
-class _Variables(EnvSettingsSource):
-    """GENSERVE_… variables, from .env and the environment, already merged."""
-
-    def __init__(self, settings_cls: type[BaseSettings], variables: dict[str, str]) -> None:
-        self._variables = {name.lower(): value for name, value in variables.items()}
-        super().__init__(settings_cls, env_prefix=PREFIX, env_nested_delimiter="__")
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return self._variables
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
-class _Content(PydanticBaseSettingsSource):
-    """What config.yaml says."""
-
-    def __init__(self, settings_cls: type[BaseSettings], content: dict[str, Any]) -> None:
-        super().__init__(settings_cls)
-        self._content = content
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        return self._content.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return self._content
+def _read_dotenv(path: Path) -> dict[str, str]:
+    try:
+        found = dotenv_values(path)
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(problem=f"{path} cannot be read: it must be UTF-8 text") from None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _read_yaml(path: Path, *, required: bool) -> dict[str, Any]:
@@ -122,34 +156,68 @@ def _read_yaml(path: Path, *, required: bool) -> dict[str, Any]:
         if required:
             raise ConfigError(problem=f"there is no configuration file {path}") from None
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        first_line = " ".join(str(error).split())
-        raise ConfigError(problem=f"{path} cannot be read: {first_line}") from None
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(problem=f"{path} cannot be read: it must be UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(problem=f"{path} is not YAML: {_yaml_problem(error)}") from None
     if not isinstance(content, dict | None):
         raise ConfigError(problem=f"{path} must hold settings, as `server:` and below it `port: 1`")
-    return content or {}
-
-
-def _aliased(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables under their own names; an alias never hides the name it stands for."""
-    own = {ALIASES[name]: value for name, value in variables.items() if name in ALIASES}
-    own.update({name: value for name, value in variables.items() if name not in ALIASES})
-    return own
-
-
-def _settings(variables: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in variables.items()
-        if name.upper().startswith(PREFIX) and name not in NOT_SETTINGS
-    }
-
-
-def _refuse_unknown(settings: Mapping[str, str]) -> None:
-    for name in settings:
-        path = name[len(PREFIX) :].lower().split("__")
-        if not _is_setting(Config, path):
+    for name in content or {}:
+        if name not in Config.model_fields:
             raise ConfigError(problem=f"{name} is not a setting; config.yaml lists them all")
+    # A section whose settings are all commented out is empty, not wrong.
+    return {name: value for name, value in (content or {}).items() if value is not None}
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What and where, without the line itself: it may hold a secret."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return "it holds characters that YAML does not allow"
+
+
+def _settings(variables: Mapping[str, str], place: str) -> dict[str, _Variable]:
+    """The variables of one source that are settings, under their own names in capitals.
+
+    An empty one is as good as none, as `NAME=${OTHER:-}` in a compose file leaves it.
+    """
+    found: dict[str, _Variable] = {}
+    for name, value in variables.items():
+        setting = ALIASES.get(name, name).upper()
+        if not setting.startswith(PREFIX) or setting in NOT_SETTINGS:
+            continue
+        if not _is_setting(Config, setting[len(PREFIX) :].lower().split("__")):
+            raise ConfigError(problem=f"{name} is not a setting; config.yaml lists them all")
+        if not value:
+            continue
+        first = found.setdefault(setting, _Variable(name, value, f"{name}{place}"))
+        if first.value != value:
+            raise ConfigError(problem=f"{first.name} and {name} mean the same setting and differ")
+    return found
+
+
+def _nested(settings: Mapping[str, str]) -> dict[str, Any]:
+    """Variables as nested settings; what looks like a list or mapping is read as JSON."""
+    nested: dict[str, Any] = {}
+    for name in sorted(settings, key=len):  # a whole section first, then what it is refined by
+        *outer, last = name[len(PREFIX) :].lower().split("__")
+        place = nested
+        for part in outer:
+            inner = place.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(problem=f"{name} is inside {part}, which is not a mapping")
+            place = inner
+        place[last] = _parsed(settings[name])
+    return nested
+
+
+def _parsed(value: str) -> Any:
+    if not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value  # a text that begins like a list, as "[::1]"; where a list is needed, refused
 
 
 def _is_setting(model: type[BaseModel], path: list[str]) -> bool:
@@ -164,11 +232,13 @@ def _is_setting(model: type[BaseModel], path: list[str]) -> bool:
     return dict in {getattr(inner, "__origin__", None), *get_args(inner)}
 
 
-def _key_variables(variables: Mapping[str, str]) -> Iterator[str]:
+def _key_variables(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     numbered = [name for name in variables if re.fullmatch(r"API_KEY_\d+", name)]
-    yield from sorted(numbered, key=lambda name: int(name.rpartition("_")[2]))
-    if variables.get("DEFAULT_API_KEY", DEFAULT_API_KEY) != DEFAULT_API_KEY:
-        yield "DEFAULT_API_KEY"
+    for name in sorted(numbered, key=lambda name: int(name.rpartition("_")[2])):
+        yield name, variables[name]
+    default = variables.get("DEFAULT_API_KEY", DEFAULT_API_KEY)
+    if default != DEFAULT_API_KEY:
+        yield "DEFAULT_API_KEY", default
 
 
 def _declared_by(variable: str, value: str) -> DeclaredKey:
@@ -186,30 +256,8 @@ def _declared_by(variable: str, value: str) -> DeclaredKey:
     try:
         return DeclaredKey.model_validate({**parts, "variable": variable})
     except ValidationError as error:
-        raise ConfigError(
-            problem=f'{variable} must be "key:name:permissions": {_first_problem(error)}'
-        ) from None
-
-
-def _declared_in_file(content: Mapping[str, Any]) -> list[DeclaredKey]:
-    keys = content.get("keys")
-    entries = keys.get("declared") if isinstance(keys, dict) else None
-    try:
-        checked = TypeAdapter(list[DeclaredKey]).validate_python(entries or [])
-    except ValidationError as error:
-        raise ConfigError(problem=f"keys.declared.{_first_problem(error)}") from None
-    return [
-        key.model_copy(update={"variable": f"keys.declared[{number}]"})
-        for number, key in enumerate(checked)
-    ]
-
-
-def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in extra.items():
-        inner = merged.get(name)
-        merged[name] = _merged(inner, value) if isinstance(inner, dict) else value
-    return merged
+        form = "a key" if variable == "DEFAULT_API_KEY" else '"key:name:permissions"'
+        raise ConfigError(problem=f"{variable} must be {form}: {_first_problem(error)}") from None
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -218,4 +266,6 @@ def _first_problem(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{place} is not a setting; config.yaml lists them all"
+    if first["type"] == "tuple_type":
+        return f'{place} must be a list; in a variable, a list is JSON, as ["a", "b"]'
     return f"{place}: {first['msg'].removeprefix('Value error, ')}"

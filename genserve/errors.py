@@ -8,7 +8,8 @@
     ├── LimitReached 429       the caller's own limit
     ├── Unavailable 503        the server's limit
     ├── TaskEndedBadly 5xx     the task was accepted and did not make a picture
-    └── StartupError           the server or command cannot start; exit code 2
+    ├── StartupError           the server or command cannot start; exit code 2
+    └── CommandFailed          a command cannot do what it was asked; exit code 1 or 3
 
 A class knows its code, status and whether the same request may succeed later. Its words live in
 `genserve/texts/<language>.yaml`, keyed by code, so that an error that was stored with a task can
@@ -266,6 +267,13 @@ class AmbiguousKey(Conflict):
     names: ClassVar[tuple[str, ...]] = ("key", "matches")
 
 
+class MasterKeyIsConfigured(Conflict):
+    """A configured encryption key is rotated in the configuration, named by `variable`."""
+
+    code = "master_key_is_configured"
+    names: ClassVar[tuple[str, ...]] = ("variable",)
+
+
 class TaskAlreadyEnded(Conflict):
     code = "task_already_ended"
     names: ClassVar[tuple[str, ...]] = ("task_id", "status")
@@ -411,6 +419,7 @@ class DataFolderInUse(StartupError):
 
 class WrongMasterKey(StartupError):
     code = "wrong_master_key"
+    names: ClassVar[tuple[str, ...]] = ()
 
 
 class BadMasterKey(StartupError):
@@ -423,9 +432,54 @@ class MissingMasterKey(StartupError):
     names: ClassVar[tuple[str, ...]] = ("variable",)
 
 
+class LookupSecretLost(StartupError):
+    """Keys are stored, but not the secret that their digests were made with."""
+
+    code = "lookup_secret_lost"
+    names: ClassVar[tuple[str, ...]] = ()
+
+
+class FileForbidden(StartupError):
+    """The file's permissions keep the server from reading or replacing it."""
+
+    code = "file_forbidden"
+    names: ClassVar[tuple[str, ...]] = ("file",)
+
+
+class CannotDecryptFile(StartupError):
+    """An encrypted key file of an earlier version that the encryption key does not open."""
+
+    code = "cannot_decrypt_file"
+    names: ClassVar[tuple[str, ...]] = ("file",)
+
+
+class BadKeyFile(StartupError):
+    """`problem` names the entry by its number, never by its key."""
+
+    code = "bad_key_file"
+    names: ClassVar[tuple[str, ...]] = ("file", "problem")
+
+
 class UnsafeBinding(StartupError):
     code = "unsafe_binding"
     names: ClassVar[tuple[str, ...]] = ("host",)
+
+
+# A command cannot do what it was asked
+
+
+class CommandFailed(GenServeError):
+    """Printed as one line; the process ends with exit code 1."""
+
+    code = "command_failed"
+    names: ClassVar[tuple[str, ...]] = ("problem",)
+
+
+class ServerUnreachable(CommandFailed):
+    """Exit code 3."""
+
+    code = "server_unreachable"
+    names: ClassVar[tuple[str, ...]] = ("url",)
 
 
 def all_errors() -> dict[str, type[GenServeError]]:

@@ -150,6 +150,11 @@ class GenerationRequest(Value):
         """The first picture with that role."""
         return next((image for image in self.images if image.role is role), None)
 
+    @property
+    def lora_key(self) -> str:
+        """The LoRA set as one text: equal for requests that one prepared worker can serve."""
+        return ",".join(f"{lora.name}:{lora.weight:g}:{lora.text_weight}" for lora in self.loras)
+
     def files(self) -> Iterable[FileRef]:
         """The stored files that this request needs."""
         return (image.file for image in self.images)

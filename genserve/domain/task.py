@@ -3,10 +3,12 @@
 import os
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
 from pydantic import JsonValue
 
 from genserve.domain.request import GenerationRequest, Value
+from genserve.errors import GenServeError, from_stored
 
 
 class TaskState(StrEnum):
@@ -53,6 +55,15 @@ class ErrorInfo(Value):
 
     code: str
     params: dict[str, JsonValue] = {}
+
+    @classmethod
+    def of(cls, error: GenServeError) -> Self:
+        """How `error` is stored."""
+        return cls(code=error.code, params=error.params)
+
+    def told(self) -> GenServeError:
+        """The error again."""
+        return from_stored(self.code, self.params)
 
 
 class ResultImage(Value):
