@@ -1,0 +1,242 @@
+"""What lies in the folders of models and LoRAs, without loading any of it.
+
+Only safetensors files count as weights: a pickle could run code, and so could a .py file. What is
+wrong with a folder is said in words for the operator: which file, below the models folder, and
+what to do.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genserve.store.lora_header import LoraFile, describe_lora
+from genserve.store.safetensors_header import BadWeights, read_header
+
+__all__ = ["LoraFile", "ModelFolder", "scan_loras", "scan_model"]
+
+PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib"})
+CODE = frozenset({".py", ".pyc", ".so"})
+LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
+"""What model_index.json may name: diffusers imports whatever else it finds there."""
+COMPONENT_CONFIGS = (
+    "config.json",
+    "scheduler_config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+)
+MAX_JSON_BYTES = 16 * 2**20
+SMALL_FILE_BYTES = 2**20
+"""Up to here a file's content counts for the revision, beyond only its header or size."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model's folder as it was found.
+
+    `problem`: why it cannot be used. `native_pixels`, `buckets` (width, height) and `multiple_of`
+    are from its genserve.json. `revision` changes when the weights do.
+    """
+
+    present: bool
+    problem: str | None = None
+    native_pixels: int | None = None
+    buckets: tuple[tuple[int, int], ...] = ()
+    multiple_of: int | None = None
+    revision: str = ""
+
+
+class _Unusable(Exception):
+    """The text is the problem."""
+
+
+def scan_model(folder: Path) -> ModelFolder:
+    """Look into a model's folder in diffusers' layout. Reads headers and small files only."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return ModelFolder(present=False)
+    try:
+        files = list(_files(folder))
+        _check_components(folder, _model_index(folder))
+        revision = _revision(folder, files)
+        own = _own_settings(folder)
+    except _Unusable as unusable:
+        return ModelFolder(present=True, problem=str(unusable))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        return ModelFolder(present=True, problem=f"{folder.name} cannot be read: {reason}")
+    return ModelFolder(present=True, revision=revision, **own)
+
+
+def scan_loras(folder: Path) -> list[LoraFile]:
+    """The LoRA files directly in a folder, by name. Reads headers only."""
+    if not folder.is_dir():
+        return []
+    return [
+        _lora(folder, path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and (path.suffix in PICKLES or path.suffix == ".safetensors")
+    ]
+
+
+def _lora(folder: Path, path: Path) -> LoraFile:
+    problem: str | None = None
+    if path.suffix in PICKLES:
+        problem = f"{path.name} may run code; convert it to safetensors"
+    elif not path.resolve().is_relative_to(folder.resolve()):
+        problem = f"{path.name} is a link that leads outside; put the file itself there"
+    else:
+        try:
+            return describe_lora(path.stem, read_header(path))
+        except BadWeights as bad:
+            problem = f"{path.name} {bad.problem}"
+        except OSError as error:
+            problem = f"{path.name} cannot be read: {os.strerror(error.errno or 0)}"
+    return LoraFile(name=path.stem, size_bytes=path.stat().st_size, problem=problem)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file, in order; refuses what must not be there. Hidden folders are not looked into."""
+    root = folder.resolve()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted([*names, *folders]):
+            path = Path(parent, name)
+            shown = _shown(folder, path)
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise _Unusable(f"{shown} is a link that leads outside; put the file itself there")
+            if name in folders:
+                if path.is_symlink():
+                    raise _Unusable(
+                        f"{shown} is a link to a folder; put the files themselves there"
+                    )
+                continue
+            if path.suffix.lower() in PICKLES:
+                raise _Unusable(f"{shown} may run code; delete it and use safetensors weights")
+            if path.suffix.lower() in CODE:
+                raise _Unusable(f"{shown} is code, which is never run; delete it")
+            yield path
+
+
+def _model_index(folder: Path) -> dict[str, tuple[str, str]]:
+    """The components that model_index.json names: folder → (library, class)."""
+    content = _json(folder, folder / "model_index.json")
+    components: dict[str, tuple[str, str]] = {}
+    for name, value in content.items():
+        if name.startswith("_") or not isinstance(value, list):
+            continue
+        if value == [None, None]:
+            continue
+        if len(value) != 2 or not all(isinstance(part, str) for part in value):
+            raise _Unusable(f"{folder.name}/model_index.json: {name} is broken; download it again")
+        if value[0] not in LIBRARIES:
+            raise _Unusable(
+                f"{folder.name}/model_index.json: {name} is of {value[0]}, which is never run;"
+                " use a model of diffusers' own pipelines"
+            )
+        components[name] = (value[0], value[1])
+    if not isinstance(content.get("_class_name"), str) or not components:
+        raise _Unusable(f"{folder.name}/model_index.json names no pipeline; download it again")
+    return components
+
+
+def _check_components(folder: Path, components: dict[str, tuple[str, str]]) -> None:
+    for name in components:
+        component = folder / name
+        if name != Path(name).name or not component.is_dir():
+            raise _Unusable(f"{folder.name}/{name} is missing; download the whole model")
+        configs = [config for config in COMPONENT_CONFIGS if (component / config).is_file()]
+        if not configs:
+            raise _Unusable(f"{folder.name}/{name}/config.json is missing; download it again")
+        for config in configs:
+            _json(folder, component / config)
+        if "config.json" in configs:
+            _check_weights(folder, component)
+
+
+def _check_weights(folder: Path, component: Path) -> None:
+    weights = sorted(component.glob("*.safetensors"))
+    for index in component.glob("*.safetensors.index.json"):
+        parts = _json(folder, index).get("weight_map")
+        named = set(parts.values()) if isinstance(parts, dict) else set()
+        for part in sorted(str(name) for name in named):
+            if component / part not in weights:
+                shown = _shown(folder, component / part)
+                raise _Unusable(f"{shown} is missing; download it again")
+    if not weights:
+        raise _Unusable(f"{folder.name}/{component.name} has no .safetensors weights; add them")
+    for path in weights:
+        try:
+            read_header(path)
+        except BadWeights as bad:
+            raise _Unusable(f"{_shown(folder, path)} {bad.problem}") from None
+
+
+def _own_settings(folder: Path) -> dict[str, Any]:
+    """What genserve.json says, if there is one."""
+    path = folder / "genserve.json"
+    if not path.is_file():
+        return {}
+    content = _json(folder, path)
+    numbers = {name: content.get(name) for name in ("native_pixels", "multiple_of")}
+    buckets = _buckets(content.get("buckets", []))
+    if buckets is None or not all(n is None or _is_size(n) for n in numbers.values()):
+        raise _Unusable(
+            f"{folder.name}/genserve.json: native_pixels and multiple_of must be numbers and"
+            " buckets a list of [width, height]"
+        )
+    return numbers | {"buckets": buckets}
+
+
+def _buckets(value: Any) -> tuple[tuple[int, int], ...] | None:
+    """The sizes as pairs; None when that is not what it is."""
+    if not isinstance(value, list):
+        return None
+    if not all(isinstance(s, list) and len(s) == 2 and all(map(_is_size, s)) for s in value):
+        return None
+    return tuple((width, height) for width, height in value)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _revision(folder: Path, files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        if path.suffix == ".safetensors":
+            digest.update(_header_bytes(path))
+        elif size <= SMALL_FILE_BYTES:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _header_bytes(path: Path) -> bytes:
+    try:
+        return read_header(path).raw
+    except BadWeights:  # not part of a component: never loaded
+        return b""
+
+
+def _json(folder: Path, path: Path) -> dict[str, Any]:
+    shown = _shown(folder, path)
+    if not path.is_file():
+        raise _Unusable(f"{shown} is missing; download the whole model")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise _Unusable(f"{shown} is too large to be right; download it again")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise _Unusable(f"{shown} is not JSON; download it again") from None
+    if not isinstance(content, dict):
+        raise _Unusable(f"{shown} is broken; download it again")
+    return content
+
+
+def _shown(folder: Path, path: Path) -> str:
+    """A file as the operator knows it: below the models folder."""
+    return f"{folder.name}/{path.relative_to(folder)}"
