@@ -1,0 +1,109 @@
+"""After a restart, a known picture is drawn and compared: a damaged device draws another one.
+
+The hash is recorded by the first process that ever loads a model on a device with this software;
+a process that replaces a dead one compares. One step of a small picture, so it costs little.
+"""
+
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+from genserve.domain.model import ModelSpec
+from genserve.domain.request import GenerationRequest, Mode
+from genserve.pipelines.base import Pipeline, Stage, UnusablePicture
+from genserve.pipelines.images import refuse_constant
+
+_PIXELS = 256
+"""Side of the picture, in pixels, for models without trained sizes of their own."""
+
+
+class CanaryMismatch(Exception):
+    """The device draws the known picture differently than it did, or not at all."""
+
+
+def software() -> dict[str, str]:
+    """The versions that decide what exactly is drawn."""
+    return {name: version(name) for name in ("torch", "diffusers", "transformers")}
+
+
+def check(
+    pipeline: Pipeline, spec: ModelSpec, *, folder: Path, device: str, restarted: bool
+) -> None:
+    """Record the canary of a freshly loaded model, or compare with what was recorded.
+
+    `device` is the device's full name with whatever else about it decides the picture. A model
+    that draws nothing usable from the start is not recorded: that is not the device's fault. One
+    that cannot draw from text alone has no canary. Raises `CanaryMismatch`, or what drawing raises.
+    """
+    if Mode.TEXT2IMG not in spec.capabilities.modes:
+        return
+    key = {"device": device, "model": spec.id, "weights": _weights(spec), **software()}
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    file = folder / f"{name}.json"
+    recorded = _read(file)
+    if recorded is not None and not restarted:
+        return
+    drawn = _draw(pipeline, spec)
+    if recorded is None and drawn is not None:
+        _write(file, {**key, "sha256": drawn})
+    elif recorded != drawn:
+        raise CanaryMismatch
+
+
+class _Silent:
+    """Nobody watches a canary."""
+
+    attempt = 1
+
+    def stage(self, stage: Stage) -> None:
+        pass
+
+    def step(self, done: int, total: int) -> None:
+        pass
+
+
+def _draw(pipeline: Pipeline, spec: ModelSpec) -> str | None:
+    """The hash of the known picture, None when it is unusable."""
+    width, height = spec.buckets[0] if spec.buckets else (_PIXELS, _PIXELS)
+    request = GenerationRequest(
+        model=spec.id,
+        prompt="a red circle on a white background",
+        width=width,
+        height=height,
+        seed=0,
+        steps=1,
+        guidance=spec.defaults.guidance,
+        scheduler=spec.defaults.scheduler,
+    )
+    try:
+        image = pipeline.generate(request, 0, {}, _Silent())
+        refuse_constant(image)
+    except UnusablePicture:
+        return None
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+def _weights(spec: ModelSpec) -> list[list[str | int]]:
+    """Which files the model is made of, without reading them."""
+    return [
+        [str(file.relative_to(spec.folder)), file.stat().st_size, file.stat().st_mtime_ns]
+        for file in sorted(spec.folder.rglob("*.safetensors"))
+    ]
+
+
+def _read(file: Path) -> str | None:
+    try:
+        recorded = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return str(recorded["sha256"])
+
+
+def _write(file: Path, content: dict[str, object]) -> None:
+    """At once or not at all: two processes may record the same canary."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    unfinished.replace(file)

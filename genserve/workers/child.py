@@ -1,0 +1,246 @@
+"""The worker process: reads what it is to do, does it, reports. Alone imports `pipelines`.
+
+One thread, one task at a time. An exception ends the task, not the process, unless it means that
+nothing this process computes can be trusted any more: then it says so and is gone.
+"""
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import IO, NoReturn, assert_never
+
+from genserve.domain.model import ModelSpec
+from genserve.domain.pool import Assignment
+from genserve.domain.task import ErrorInfo, Result
+from genserve.errors import (
+    BadPicture,
+    GenServeError,
+    ModelBroken,
+    OutOfMemory,
+    WorkerFailed,
+)
+from genserve.pipelines import canary, faults, registry
+from genserve.pipelines.base import BrokenModel, Cancelled, Pipeline, UnusablePicture
+from genserve.pipelines.cache import Residents
+from genserve.pipelines.ladder import Ladder, NoMemory, Rung
+from genserve.workers import orphans
+from genserve.workers.channel import Channel, ChildSettings, ParentGone
+from genserve.workers.drawing import Drawing, Reporter
+from genserve.workers.messages import (
+    Cancel,
+    Done,
+    Failed,
+    Loading,
+    Models,
+    Prepare,
+    Ready,
+    Run,
+    Started,
+    StartFailed,
+    Stop,
+    Stopped,
+    ToChild,
+)
+from genserve.workers.output import log_to_parent
+
+UNFIT_EXIT_CODE = 3
+"""Known to `worker.py`: do not start this again."""
+FATAL_EXIT_CODE = 4
+
+log = logging.getLogger("child")
+
+
+class Unfit(Exception):
+    """This process or its device cannot work; `reason` is a short text of ours."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Child:
+    """Serves one parent until it says stop or is gone."""
+
+    def __init__(self, settings: ChildSettings, channel: Channel) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._residents = Residents(settings.device, settings.memory_bytes)
+        self._waiting: deque[ToChild] = deque()
+
+    def serve(self) -> None:
+        """Until `Stop`. Raises `ParentGone`, `Unfit`."""
+        self._channel.send(Ready(software=canary.software()))
+        while True:
+            message = self._waiting.popleft() if self._waiting else self._channel.receive()
+            match message:
+                case Run():
+                    self._run(message.assignment)
+                case Prepare():
+                    self._prepare(message.model)
+                case Cancel():
+                    pass  # the task ended before it arrived
+                case Stop():
+                    return
+                case _:
+                    assert_never(message)
+
+    def _run(self, assignment: Assignment) -> None:
+        """One task, and its one final message."""
+        fail = partial(Failed, task_id=assignment.task_id, attempt=assignment.attempt)
+        reporter = Reporter(self._channel, assignment)
+        try:
+            result = self._work(assignment, reporter)
+            self._channel.send(
+                Done(task_id=assignment.task_id, attempt=assignment.attempt, result=result)
+            )
+        except Cancelled:
+            self._channel.send(Stopped(task_id=assignment.task_id, attempt=assignment.attempt))
+        except (ParentGone, Unfit):
+            raise
+        except UnusablePicture as error:
+            log.warning("an unusable picture: %s", error.reason)
+            stored = ErrorInfo.of(BadPicture(reason=error.reason))
+            self._leave(fail(error=stored, retry=True, fatal=True))
+        except Exception as error:  # the task's edge: whatever it was, it is reported
+            if faults.classify(error) is faults.Fault.FATAL:
+                log.exception("the device is lost")
+                reason = "its device reported an error that only a new process can clear"
+                stored = ErrorInfo.of(WorkerFailed(reason=reason))
+                self._leave(fail(error=stored, retry=True, fatal=True, crashed=True))
+            self._channel.send(fail(error=_stored(error, assignment.model)))
+        finally:
+            self._waiting.extend(reporter.later)
+
+    def _work(self, assignment: Assignment, reporter: Reporter) -> Result:
+        about = {"task_id": assignment.task_id, "attempt": assignment.attempt}
+        spec, load_s = assignment.model, 0.0
+        pipeline = self._residents.find(spec)
+        if pipeline is None:
+            self._channel.send(Loading(**about, model=spec.id))
+            began_at = time.perf_counter()
+            pipeline = self._load(spec)
+            load_s = time.perf_counter() - began_at
+            self._channel.send(Models(loaded=self._residents.ids))
+        reporter.check_cancelled()
+        self._channel.send(Started(**about))
+        with Ladder(self._rungs(pipeline, spec)) as ladder:
+            result = Drawing(assignment, pipeline, ladder, reporter).draw(load_s)
+        if ladder.taken:  # others may have been evicted
+            self._channel.send(Models(loaded=self._residents.ids))
+        return result
+
+    def _load(self, spec: ModelSpec) -> Pipeline:
+        try:
+            pipeline = self._residents.load(spec)
+        except Exception as error:
+            if faults.classify(error) is faults.Fault.ORDINARY:
+                log.exception("cannot load %s", spec.id)
+                reason = error.reason if isinstance(error, BrokenModel) else "the log says why"
+                raise ModelBroken(model=spec.id, reason=reason) from None
+            raise
+        settings = self._settings
+        try:
+            canary.check(
+                pipeline,
+                spec,
+                folder=settings.run_folder / "canary",
+                device=f"{settings.device_name}, {settings.threads} threads",
+                restarted=settings.restarted,
+            )
+        except canary.CanaryMismatch:
+            reason = f"after a restart the device draws {spec.id}'s test picture differently"
+            raise Unfit(reason) from None
+        return pipeline
+
+    def _rungs(self, pipeline: Pipeline, spec: ModelSpec) -> list[Rung]:
+        def evict() -> AbstractContextManager[None] | None:
+            return nullcontext() if self._residents.evict_others(spec.id) else None
+
+        return [
+            Rung("vae_tiling", "The picture was decoded in tiles.", pipeline.low_memory),
+            Rung("evicted_models", "Other models were unloaded to make room.", evict),
+        ]
+
+    def _prepare(self, spec: ModelSpec) -> None:
+        """Load ahead of demand. A failure is told again, to whoever asks for the model."""
+        try:
+            if self._residents.find(spec) is None:
+                self._load(spec)
+        except Unfit:
+            raise
+        except Exception as error:  # this errand's edge
+            log.exception("cannot prepare %s", spec.id)
+            if faults.classify(error) is faults.Fault.FATAL:
+                os._exit(FATAL_EXIT_CODE)
+        self._channel.send(Models(loaded=self._residents.ids))
+
+    def _leave(self, last_words: Failed) -> NoReturn:
+        """Report and be gone, without the destructors of a device that is not to be trusted."""
+        self._channel.send(last_words)
+        os._exit(FATAL_EXIT_CODE)
+
+
+def _stored(error: Exception, spec: ModelSpec) -> ErrorInfo:
+    """What a task's ordinary error is stored as; a library's own words stay in the log."""
+    if isinstance(error, GenServeError):
+        return ErrorInfo.of(error)
+    if isinstance(error, NoMemory) or faults.classify(error) is faults.Fault.OUT_OF_MEMORY:
+        log.warning("%s ran out of memory on every rung", spec.id)
+        return ErrorInfo.of(OutOfMemory(model=spec.id))
+    log.error("the task failed", exc_info=error)
+    return ErrorInfo.of(WorkerFailed(reason="an error in the model's code"))
+
+
+def _take_device(settings: ChildSettings) -> IO[str]:
+    """What holds the device while it is open. Raises `Unfit`."""
+    try:
+        return orphans.hold_device(settings.run_folder, settings.worker)
+    except orphans.DeviceInUse as error:
+        holder = f"process {error.pid}" if error.pid else "another process"
+        raise Unfit(f"{settings.worker} is in use by {holder}") from None
+
+
+def _import_families(settings: ChildSettings) -> None:
+    """Find out now, not at the first task, whether the libraries work. Raises `Unfit`."""
+    try:
+        if settings.device == "cuda":
+            from genserve.pipelines import gpu  # torch: only where there is a GPU to check
+
+            gpu.check()
+        for family in settings.families:
+            registry.import_family(family)
+    except Exception as error:
+        log.exception("cannot start")
+        reason = getattr(error, "reason", "its libraries cannot be imported; the log says why")
+        raise Unfit(reason) from None
+
+
+def main() -> int:
+    """Run as `python -m genserve.workers.child SETTINGS`."""
+    settings = ChildSettings.model_validate_json(sys.argv[1])
+    orphans.die_with(settings.parent_pid)
+    orphans.leave_signals_to_parent()
+    os.set_inheritable(settings.fd, False)
+    log_to_parent()
+    with socket.socket(fileno=settings.fd) as sock:
+        channel = Channel(sock)
+        try:
+            with _take_device(settings):
+                _import_families(settings)
+                Child(settings, channel).serve()
+        except ParentGone:
+            os._exit(0)  # nobody is left to wait for an orderly end
+        except Unfit as error:
+            channel.send(StartFailed(reason=error.reason))
+            return UNFIT_EXIT_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    # Not sys.exit: taking torch down takes a second, and nothing is left to be saved.
+    os._exit(main())

@@ -1,0 +1,119 @@
+"""Every message between the server and a worker process: all that crosses the pipe.
+
+Frozen values, told apart by `kind`, one JSON line each; no pickles and no pixels. The parent is
+asyncio (`process.py`), the child is synchronous (`channel.py`).
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from genserve.domain.model import ModelSpec
+from genserve.domain.pool import Assignment
+from genserve.domain.request import Value
+from genserve.domain.task import ErrorInfo, Result
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+"""Far above any message; bounds what is buffered."""
+
+
+# From the parent
+
+
+class Run(Value):
+    kind: Literal["run"] = "run"
+    assignment: Assignment
+
+
+class Cancel(Value):
+    kind: Literal["cancel"] = "cancel"
+    task_id: str
+    attempt: int
+
+
+class Prepare(Value):
+    kind: Literal["prepare"] = "prepare"
+    model: ModelSpec
+
+
+class Stop(Value):
+    kind: Literal["stop"] = "stop"
+
+
+# From the child: about itself
+
+
+class Ready(Value):
+    kind: Literal["ready"] = "ready"
+    software: dict[str, str] = {}
+
+
+class StartFailed(Value):
+    """The process or its device is not fit; starting it again would not help."""
+
+    kind: Literal["start_failed"] = "start_failed"
+    reason: str
+
+
+class Models(Value):
+    """The models in memory, after every change and at the end of a `Prepare`."""
+
+    kind: Literal["models"] = "models"
+    loaded: tuple[str, ...]
+
+
+# From the child: about its task
+class _OfTask(Value):
+    task_id: str
+    attempt: int
+
+
+class Loading(_OfTask):
+    kind: Literal["loading"] = "loading"
+    model: str
+
+
+class Started(_OfTask):
+    kind: Literal["started"] = "started"
+
+
+class Step(_OfTask):
+    kind: Literal["step"] = "step"
+    step: int
+    total: int
+
+
+class Decoding(_OfTask):
+    kind: Literal["decoding"] = "decoding"
+
+
+class Done(_OfTask):
+    kind: Literal["done"] = "done"
+    result: Result
+
+
+class Failed(_OfTask):
+    """`fatal`: the process is no longer fit and ends itself; `crashed`: the task may be why."""
+
+    kind: Literal["failed"] = "failed"
+    error: ErrorInfo
+    retry: bool = False
+    fatal: bool = False
+    crashed: bool = False
+
+
+class Stopped(_OfTask):
+    kind: Literal["stopped"] = "stopped"
+
+
+ToChild = Annotated[Run | Cancel | Prepare | Stop, Field(discriminator="kind")]
+TaskMessage = Loading | Started | Step | Decoding | Done | Failed | Stopped
+ToParent = Annotated[Ready | StartFailed | Models | TaskMessage, Field(discriminator="kind")]
+
+TO_CHILD: TypeAdapter[ToChild] = TypeAdapter(ToChild)
+TO_PARENT: TypeAdapter[ToParent] = TypeAdapter(ToParent)
+
+
+def to_line(message: Value) -> bytes:
+    """A message as it goes over the pipe. JSON text holds no raw newline."""
+    return message.model_dump_json().encode() + b"\n"

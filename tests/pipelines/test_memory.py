@@ -1,0 +1,208 @@
+"""Running out of memory, fatal errors, and which models stay: all without a device."""
+
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genserve.domain.model import ModelSpec
+from genserve.pipelines import canary, registry
+from genserve.pipelines.base import BrokenModel
+from genserve.pipelines.cache import Residents, weights_bytes
+from genserve.pipelines.fake import Fake, OutOfMemoryError
+from genserve.pipelines.faults import Fault, classify
+from genserve.pipelines.ladder import Ladder, NoMemory, Rung
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+# Told by words, as torch and the driver write them
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors"), "fatal"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "fatal"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "fatal"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "fatal"),
+        (RuntimeError("CUDA error: misaligned address"), "fatal"),
+        (RuntimeError("CUDA error: the launch timed out and was terminated"), "fatal"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "fatal"),
+        (RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"), "fatal"),
+        (RuntimeError("CUDA error: unknown error"), "fatal"),
+        (caused(ValueError("x"), RuntimeError("CUDA error: unknown error")), "fatal"),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB"), "out_of_memory"),
+        (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
+        (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "out_of_memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            "out_of_memory",
+        ),
+        (MemoryError(), "out_of_memory"),
+        (caused(RuntimeError("CUDA error: unknown error"), MemoryError()), "out_of_memory"),
+        (RuntimeError("shape mismatch"), "ordinary"),
+        (RuntimeError("CUDA error: invalid configuration argument"), "ordinary"),
+        (ValueError("unknown error"), "ordinary"),
+        (OSError("an illegal memory access, says a file"), "ordinary"),
+    ],
+)
+def test_what_an_error_means(error: Exception, fault: str):
+    assert classify(error) is Fault(fault)
+
+
+def test_errors_that_cause_each_other_are_told_too():
+    one, other = ValueError("a"), ValueError("b")
+    one.__cause__, other.__cause__ = other, one
+    assert classify(one) is Fault.ORDINARY
+
+
+# The ladder
+
+
+def rung(code: str, log: list[str], *, useful: bool = True) -> Rung:
+    @contextmanager
+    def held() -> Any:
+        log.append(f"+{code}")
+        yield
+        log.append(f"-{code}")
+
+    return Rung(code, "", held if useful else lambda: None)
+
+
+def drawing(failures: int, log: list[str]) -> Any:
+    def draw() -> str:
+        log.append("draw")
+        if log.count("draw") <= failures:
+            raise OutOfMemoryError("CUDA out of memory.")
+        return "picture"
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        (0, ["draw"]),
+        (1, ["draw", "+a", "draw", "-a"]),
+        (2, ["draw", "+a", "draw", "+c", "draw", "-c", "-a"]),
+    ],
+)
+def test_each_rung_is_tried_and_given_back(failures: int, expected: list[str]):
+    log: list[str] = []
+    with Ladder([rung("a", log), rung("b", log, useful=False), rung("c", log)]) as ladder:
+        assert ladder.run(drawing(failures, log)) == "picture"
+        assert [taken.code for taken in ladder.taken] == ["a", "c"][:failures]
+    assert log == expected
+
+
+def test_below_the_last_rung_there_is_nothing():
+    log: list[str] = []
+    with Ladder([rung("a", log)]) as ladder, pytest.raises(NoMemory):
+        ladder.run(drawing(2, log))
+    assert log == ["draw", "+a", "draw", "-a"]
+
+
+def test_other_errors_are_not_the_ladders():
+    def draw() -> str:
+        raise ValueError("no memory problem")
+
+    with Ladder([Rung("a", "", nullcontext)]) as ladder, pytest.raises(ValueError):
+        ladder.run(draw)
+    assert ladder.taken == ()
+
+
+# Resident models
+
+
+def spec(folder: Path, name: str, size: int = 0, on_disk: int = 0, **options: Any) -> ModelSpec:
+    (folder / name).mkdir(exist_ok=True)
+    (folder / name / "w.safetensors").write_bytes(bytes(on_disk))
+    options["size_bytes"] = size
+    return ModelSpec(id=name, family="fake", folder=folder / name, options=options)
+
+
+def test_the_least_recently_used_makes_room_for_what_is_to_come(tmp_path: Path):
+    residents = Residents("cpu", 100)
+    a, b = spec(tmp_path, "a", 40), spec(tmp_path, "b", 40)
+    residents.load(a)
+    residents.load(b)
+    assert residents.find(a) is not None
+    residents.load(spec(tmp_path, "c", 40, on_disk=40))
+    assert residents.ids == ("a", "c")
+    assert residents.find(b) is None
+
+
+def test_one_that_fits_beside_nothing_is_loaded_alone(tmp_path: Path):
+    residents = Residents("cpu", 100)
+    residents.load(spec(tmp_path, "a", 40))
+    residents.load(spec(tmp_path, "big", 500, on_disk=500))
+    assert residents.ids == ("big",)
+    assert weights_bytes(tmp_path / "big") == 500
+
+
+def test_a_model_that_runs_out_of_memory_beside_others_is_tried_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Tight(Fake):
+        """Fits only when nothing else is there."""
+
+        def load(self, spec: ModelSpec, device: Any, dtype: str) -> None:
+            if residents.ids:
+                raise OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(globals(), "Tight", Tight)
+    monkeypatch.setitem(registry.FAMILIES, "tight", f"{__name__}:Tight")
+    residents = Residents("cpu", 100)
+    residents.load(spec(tmp_path, "a"))
+    residents.load(spec(tmp_path, "b").model_copy(update={"family": "tight"}))
+    assert residents.ids == ("b",)
+
+
+def test_evicting_tells_whether_there_was_anything(tmp_path: Path):
+    residents = Residents("cpu", 100)
+    for name in "ab":
+        residents.load(spec(tmp_path, name))
+    assert residents.evict_others("b")
+    assert not residents.evict_others("b")
+    assert residents.ids == ("b",)
+
+
+def test_a_family_that_is_not_there_is_told():
+    with pytest.raises(BrokenModel):
+        registry.make("no such family")
+
+
+# The canary
+
+
+def test_a_canary_is_recorded_once_and_compared_after_restarts(tmp_path: Path):
+    model, place = spec(tmp_path, "a"), tmp_path / "canary"
+    canary.check(Fake(), model, restarted=False, folder=place, device="CPU")
+    (file,) = place.iterdir()
+    canary.check(Fake(), model, restarted=True, folder=place, device="CPU")
+    file.write_text(file.read_text().replace('"sha256": "', '"sha256": "0'))
+    canary.check(Fake(), model, restarted=False, folder=place, device="CPU")
+    with pytest.raises(canary.CanaryMismatch):
+        canary.check(Fake(), model, restarted=True, folder=place, device="CPU")
+
+
+def test_other_weights_or_devices_have_a_canary_of_their_own(tmp_path: Path):
+    place = tmp_path / "canary"
+    for on_disk, device in ((1, "CPU"), (2, "CPU"), (2, "GPU")):
+        model = spec(tmp_path, "a", on_disk=on_disk)
+        canary.check(Fake(), model, folder=place, device=device, restarted=True)
+    assert len(list(place.iterdir())) == 3
+
+
+def test_a_damaged_record_is_made_again(tmp_path: Path):
+    model, place = spec(tmp_path, "a"), tmp_path / "canary"
+    canary.check(Fake(), model, restarted=False, folder=place, device="CPU")
+    (file,) = place.iterdir()
+    file.write_text("{")
+    canary.check(Fake(), model, restarted=True, folder=place, device="CPU")
+    assert "sha256" in file.read_text()

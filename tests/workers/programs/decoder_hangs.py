@@ -1,0 +1,5 @@
+"""A decoding helper that never answers."""
+
+import time
+
+time.sleep(3600)
