@@ -1,0 +1,322 @@
+"""Gives work to workers and books what comes of it.
+
+Two loops on one event loop. `_assign` wakes when a task arrives or a worker becomes idle, and
+claims the next task for it; the claim reads the queue's window, decides (policy.choose) and moves
+the task in one transaction. `_follow` reads the pool's events and has each outcome booked.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, assert_never
+from uuid import uuid4
+
+from sqlalchemy import Connection
+
+from genserve.config import Queue
+from genserve.core import policy
+from genserve.core.booking import Booking, Running
+from genserve.core.catalog import Catalog
+from genserve.core.hub import Hub
+from genserve.core.metrics import Metrics
+from genserve.domain.events import Loading, Progress, Started
+from genserve.domain.model import ModelSpec
+from genserve.domain.pool import (
+    Assignment,
+    PoolEvent,
+    TaskDone,
+    TaskFailed,
+    TaskLoading,
+    TaskProgress,
+    TaskStarted,
+    TaskStopped,
+    WorkerChanged,
+    WorkerDown,
+    WorkerInfo,
+    WorkerPool,
+    WorkerState,
+    WorkerUp,
+)
+from genserve.domain.task import ErrorInfo, Outcome, Task
+from genserve.errors import GenServeError, StoreUnavailable
+from genserve.store import tasks
+from genserve.store.blobs import BlobStore
+from genserve.store.database import Clock, Database
+
+log = logging.getLogger(__name__)
+
+LOCAL = "local"
+"""The lane of tasks that this machine's workers serve."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """What a claim yielded: a task to run, or one whose model can serve it no more."""
+
+    task: Task
+    token: str
+    worker_id: str
+    spec: ModelSpec | None
+    error: GenServeError | None
+
+
+class Dispatcher:
+    """Moves tasks between the queue and one pool. Construct, `start`, `stop`."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        pool: WorkerPool,
+        catalog: Catalog,
+        hub: Hub,
+        metrics: Metrics,
+        blobs: BlobStore,
+        queue: Queue,
+        preload: Sequence[ModelSpec],
+        epoch: int,
+        clock: Clock,
+    ) -> None:
+        self._db = db
+        self._pool = pool
+        self._catalog = catalog
+        self._hub = hub
+        self._blobs = blobs
+        self._queue = queue
+        self._preload = tuple(preload)
+        self._prepared: set[tuple[int | None, str]] = set()
+        self._epoch = epoch
+        self._clock = clock
+        self._news = asyncio.Event()
+        self._running: dict[str, Running] = {}
+        self._bookings: set[asyncio.Task[None]] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._booking = Booking(db=db, hub=hub, metrics=metrics, clock=clock)
+
+    async def start(self) -> None:
+        """Put back what an earlier run left in work, then start both loops."""
+        recovered = await self._booking.book(partial(tasks.recover, now=self._clock()))
+        if recovered:
+            log.info("put %d interrupted tasks back into the queue", len(recovered))
+        self._loops = [
+            asyncio.create_task(self._assign(), name="dispatcher.assign"),
+            asyncio.create_task(self._follow(), name="dispatcher.follow"),
+        ]
+        self.wake()
+
+    async def stop(self, drain_s: float) -> None:
+        """Give out nothing more, let running tasks end for `drain_s`, book what came of them."""
+        self._loops[0].cancel()
+        await self._pool.stop(drain_s)
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        while self._bookings:
+            await asyncio.gather(*self._bookings)
+
+    def wake(self) -> None:
+        """There may be something to give out."""
+        self._news.set()
+
+    async def cancel(self, task_id: str) -> None:
+        """Stop a task that is being worked on, at its next step."""
+        running = self._running.get(task_id)
+        if running is None:
+            return
+        running.cancel = True
+        if running.submitted:
+            await self._pool.cancel(running.worker_id, task_id, running.task.attempt)
+
+    @property
+    def mean_task_s(self) -> float | None:
+        """How long tasks have taken lately; None before the first."""
+        return self._booking.mean_task_s
+
+    # Giving out
+
+    async def _assign(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                while idle := self._idle():
+                    claimed = await self._claim(idle)
+                    if claimed is None:
+                        await self._prepare(idle)
+                        break
+                    await self._give(claimed)
+            except StoreUnavailable as error:
+                log.warning("cannot read the queue: %s", error)
+                asyncio.get_running_loop().call_later(1.0, self.wake)
+
+    async def _prepare(self, idle: list[WorkerInfo]) -> None:
+        """Nothing waits: have idle workers read the models that they should hold."""
+        for worker in idle:
+            # Once for each process: what cannot be read must not be tried for ever.
+            missing = [
+                spec for spec in self._preload if (worker.pid, spec.id) not in self._prepared
+            ]
+            if missing:
+                self._prepared.add((worker.pid, missing[0].id))
+                with suppress(LookupError):  # it went down, or is not idle any more
+                    await self._pool.prepare(worker.id, missing[0])
+
+    def _idle(self) -> list[WorkerInfo]:
+        busy = {running.worker_id for running in self._running.values()}
+        return [
+            worker
+            for worker in self._pool.workers()
+            if worker.state is WorkerState.IDLE and worker.id not in busy
+        ]
+
+    async def _claim(self, idle: list[WorkerInfo]) -> _Claimed | None:
+        # Not durable: a claim that a power cut takes back is only a requeue.
+        move = partial(self._claim_next, idle=idle, token=str(uuid4()))
+        return await asyncio.wrap_future(self._db.write(move, durable=False))
+
+    def _claim_next(
+        self, conn: Connection, *, idle: list[WorkerInfo], token: str
+    ) -> _Claimed | None:
+        """Runs on the database's writer thread; touches nothing but `conn` and frozen values."""
+        window = tasks.candidates(conn, LOCAL, limit=self._queue.window)
+        choice = policy.choose(window, idle, max_passes=self._queue.max_passes)
+        waiting = tasks.get(conn, choice.task_id) if choice else None
+        if choice is None or waiting is None:
+            return None
+        spec: ModelSpec | None = None
+        error: GenServeError | None = None
+        try:
+            resolved, spec = self._catalog.complete(waiting.asked)
+        except GenServeError as refused:  # its model went away while it waited
+            resolved, error = waiting.asked, refused
+        task = tasks.claim(
+            conn,
+            choice.task_id,
+            token=token,
+            backend=LOCAL,
+            worker=choice.worker_id,
+            epoch=self._epoch,
+            resolved=resolved,
+            now=self._clock(),
+            passed=choice.passed,
+        )
+        return _Claimed(task, token, choice.worker_id, spec, error) if task else None
+
+    async def _give(self, claimed: _Claimed) -> None:
+        task, token = claimed.task, claimed.token
+        running = Running(task, token, claimed.worker_id)
+        self._running[task.id] = running
+        if claimed.spec is None:
+            error = claimed.error or GenServeError()
+            self._release(running)
+            self._later(self._booking.failed(running, ErrorInfo.of(error), Outcome.FAILED))
+            return
+        try:
+            await self._pool.submit(claimed.worker_id, self._assignment(running, claimed.spec))
+        except LookupError:  # the worker went down since it was chosen
+            self._release(running)
+            self._later(self._put_back(running, crashed=False))
+            return
+        running.submitted = True
+        if running.cancel:
+            await self._pool.cancel(running.worker_id, task.id, task.attempt)
+
+    def _assignment(self, running: Running, spec: ModelSpec) -> Assignment:
+        request = running.task.resolved or running.task.asked
+        return Assignment(
+            task_id=running.task.id,
+            attempt=running.task.attempt,
+            token=running.token,
+            epoch=self._epoch,
+            request=request,
+            model=spec,
+            time_limit_s=self._queue.time_limit_s,
+            inputs={file.sha256: str(self._blobs.path(file.sha256)) for file in request.files()},
+            output_folder=str(self._blobs.folder),
+        )
+
+    # Following up
+
+    async def _follow(self) -> None:
+        async for event in self._pool.events():
+            self._handle(event)
+
+    def _handle(self, event: PoolEvent) -> None:
+        match event:
+            case WorkerUp() | WorkerChanged() | WorkerDown():
+                self.wake()
+            case TaskLoading():
+                self._tell(event, Loading(model=event.model))
+            case TaskStarted():
+                self._tell(event, Started(worker=event.worker, attempt=event.attempt))
+                self._begin(event)
+            case TaskProgress():
+                self._tell(event, Progress(step=event.step, total=event.total))
+            case TaskDone() | TaskFailed() | TaskStopped():
+                running = self._running.get(event.task_id)
+                if running is None or running.token != event.token:
+                    log.warning("ignored a late result of task %s", event.task_id)
+                    return
+                self._later(self._end(running, event))
+            case _:
+                assert_never(event)
+
+    def _begin(self, event: TaskStarted) -> None:
+        running = self._running.get(event.task_id)
+        if running is not None:
+            self._later(self._booking.started(running))
+
+    def _tell(
+        self, about: TaskLoading | TaskStarted | TaskProgress, event: Loading | Started | Progress
+    ) -> None:
+        running = self._running.get(about.task_id)
+        if running is not None and running.task.attempt == about.attempt:
+            self._hub.publish(about.task_id, about.attempt, event)
+
+    async def _end(self, running: Running, event: TaskDone | TaskFailed | TaskStopped) -> None:
+        # The worker is free before the commit: the next task need not wait for this one's fsync.
+        self._release(running)
+        match event:
+            case TaskDone():
+                await self._booking.done(running, event.result)
+            case TaskFailed():
+                await self._end_failed(running, event)
+            case TaskStopped() if event.returned:
+                await self._put_back(running, crashed=False)
+            case TaskStopped():
+                await self._booking.cancelled(running)
+            case _:
+                assert_never(event)
+
+    async def _end_failed(self, running: Running, event: TaskFailed) -> None:
+        task = running.task
+        log.warning("task %s failed on %s: %s", task.id, event.worker, event.error.code)
+        decision = policy.after_failure(
+            event, crashes=task.crashes, poison_after=self._queue.poison_after
+        )
+        if isinstance(decision, policy.Requeue):
+            await self._put_back(running, crashed=decision.crashed)
+        else:
+            outcome = Outcome.LOST if event.crashed else Outcome.FAILED
+            await self._booking.failed(running, decision.error, outcome)
+
+    async def _put_back(self, running: Running, *, crashed: bool) -> None:
+        if await self._booking.put_back(running, crashed=crashed):
+            self.wake()
+
+    def _release(self, running: Running) -> None:
+        if self._running.get(running.task.id) is running:
+            del self._running[running.task.id]
+        self.wake()
+
+    def _later(self, booking: Coroutine[Any, Any, None]) -> None:
+        """Book beside the loops, so that bookings of several workers share a commit."""
+        task = asyncio.create_task(booking)
+        self._bookings.add(task)
+        task.add_done_callback(self._booked)
+
+    def _booked(self, booking: asyncio.Task[None]) -> None:
+        self._bookings.discard(booking)
+        if not booking.cancelled() and (error := booking.exception()) is not None:
+            log.error("a booking failed", exc_info=error)

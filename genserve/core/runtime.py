@@ -1,0 +1,166 @@
+"""Puts the house together: opens everything in order and closes it in reverse."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from uuid import uuid4
+
+from genserve.config import Config
+from genserve.core.catalog import Catalog
+from genserve.core.dispatcher import Dispatcher
+from genserve.core.housekeeping import Housekeeping
+from genserve.core.hub import Hub
+from genserve.core.keyring import KeyRing
+from genserve.core.limits import Limits
+from genserve.core.metrics import Metrics
+from genserve.core.service import Service
+from genserve.domain.pool import WorkerPool
+from genserve.store import leases, tasks
+from genserve.store.blobs import BlobStore
+from genserve.store.database import Clock, Database
+from genserve.store.datafolder import DataFolder
+from genserve.workers.decoder import ImageDecoder
+from genserve.workers.pool import LocalPool
+
+LEASE_TTL_S = 30.0
+
+
+class Runtime:
+    """Everything that runs, as one value for those who answer requests."""
+
+    config: Config
+    clock: Clock
+    db: Database
+    blobs: BlobStore
+    catalog: Catalog
+    keys: KeyRing
+    limits: Limits
+    metrics: Metrics
+    hub: Hub
+    decoder: ImageDecoder
+    pool: WorkerPool
+    dispatcher: Dispatcher
+    service: Service
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self.config = config
+        self.clock = clock
+        self._closing = AsyncExitStack()
+        self._drain_s = config.server.drain_s
+        self._draining: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls, config: Config, *, reread: Callable[[], Config], clock: Clock = time.time
+    ) -> "Runtime":
+        """Open the data folder, the database and the keys, start the workers, begin to work.
+
+        Returns as soon as tasks can be accepted; workers come up beside. `reread` reads the
+        configuration again. Raises `StartupError` and leaves nothing open.
+        """
+        runtime = cls(config, clock)
+        try:
+            await runtime._open(reread)
+        except BaseException:
+            await runtime.stop(drain_s=0)
+            raise
+        return runtime
+
+    async def _open(self, reread: Callable[[], Config]) -> None:
+        config, closing = self.config, self._closing
+        folder = DataFolder.open(config.data_dir)
+        closing.callback(folder.close)
+        self.catalog = Catalog(config)
+        self.db = Database.open(config.database_url)
+        closing.callback(self.db.close)
+        self.blobs = BlobStore(config.blobs_dir)
+        self.keys = await KeyRing.open(self.db, config, self.clock, reread)
+        self.limits = Limits(config.api)
+        self.metrics = Metrics()
+        self.hub = Hub()
+        self.decoder = ImageDecoder(max_megapixels=config.api.max_megapixels)
+        await self.decoder.start()
+        closing.push_async_callback(self.decoder.stop)
+        self.pool = LocalPool(
+            config.pool, run_folder=config.data_dir / "run", families=self.catalog.families()
+        )
+        self.dispatcher = Dispatcher(
+            db=self.db,
+            pool=self.pool,
+            catalog=self.catalog,
+            hub=self.hub,
+            metrics=self.metrics,
+            blobs=self.blobs,
+            queue=config.queue,
+            preload=[self.catalog.serving(model).spec for model in config.pool.preload],
+            epoch=await self._lead(),
+            clock=self.clock,
+        )
+        self._serve()
+        await self.pool.start()
+        closing.push_async_callback(self.drain)
+        await self.dispatcher.start()
+        await self._keep_house()
+
+    async def _lead(self) -> int:
+        """This start's epoch: grows with every start, so that older results are told apart."""
+        take = partial(
+            leases.lead,
+            name=leases.DISPATCHER,
+            holder=str(uuid4()),
+            ttl_s=LEASE_TTL_S,
+            now=self.clock(),
+            alone=True,
+        )
+        return await asyncio.wrap_future(self.db.write(take)) or 0
+
+    def _serve(self) -> None:
+        self.service = Service(
+            db=self.db,
+            blobs=self.blobs,
+            catalog=self.catalog,
+            dispatcher=self.dispatcher,
+            pool=self.pool,
+            hub=self.hub,
+            decoder=self.decoder,
+            queue=self.config.queue,
+            clock=self.clock,
+        )
+        self.metrics.watch_queue(lambda: self.db.read(tasks.counts).result())
+        self.metrics.watch_workers(self.pool.workers)
+
+    async def _keep_house(self) -> None:
+        housekeeping = Housekeeping(
+            db=self.db,
+            blobs=self.blobs,
+            hub=self.hub,
+            keys=self.keys,
+            metrics=self.metrics,
+            queue=self.config.queue,
+            retention=self.config.retention,
+            clock=self.clock,
+        )
+        housekeeping.start()
+        self._closing.push_async_callback(housekeeping.stop)
+
+    async def drain(self) -> None:
+        """Refuse new tasks, let running ones end, tell all who wait; what is stored stays readable.
+
+        `stop` does this too. Done once, however often it is asked for.
+        """
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._stop_work(), name="runtime.drain")
+        await asyncio.shield(self._draining)
+
+    async def _stop_work(self) -> None:
+        self.service.refuse_new()
+        await self.dispatcher.stop(self._drain_s)
+        self.hub.close()
+
+    async def stop(self, *, drain_s: float | None = None) -> None:
+        """Drain and close everything. `drain_s`: how long running tasks may go on."""
+        if drain_s is not None:
+            self._drain_s = drain_s
+        await self._closing.aclose()

@@ -1,0 +1,206 @@
+"""What is offered, what stands in for what, and which requests fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from safetensors.numpy import save_file
+
+from genserve.config import Config
+from genserve.core.catalog import Catalog
+from genserve.domain.request import (
+    Control,
+    ControlType,
+    FileRef,
+    GenerationRequest,
+    ImageRole,
+    InputImage,
+    LoraRef,
+    Mode,
+)
+from genserve.errors import (
+    ConfigError,
+    MissingImage,
+    ModelBroken,
+    ModelNotInstalled,
+    SizeNotMultiple,
+    TooManyPixels,
+    UnknownLora,
+    UnknownModel,
+    UnknownScheduler,
+    UnsupportedControl,
+    UnsupportedLora,
+    UnsupportedMode,
+    UnsupportedNegativePrompt,
+)
+
+PICTURE = FileRef(sha256="0" * 64, media_type="image/png", width=8, height=8, size_bytes=100)
+
+MODELS: dict[str, dict[str, Any]] = {
+    "big": {"family": "flux", "modes": ["text2img", "img2img"], "stand_in": "small"},
+    "edges": {"family": "flux", "modes": ["controlnet"], "control_types": ["canny"]},
+    "small": {
+        "family": "flux",
+        "modes": ["text2img", "img2img", "controlnet"],
+        "schedulers": ["euler", "heun"],
+        "upscale": True,
+        "defaults": {"steps": 20, "width": 512},
+    },
+}
+
+
+def install(folder: Path, **own: Any) -> None:
+    """The smallest folder that counts as a model."""
+    transformer = folder / "transformer"
+    transformer.mkdir(parents=True)
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (transformer / "config.json").write_text("{}")
+    weights = {"weight": numpy.zeros(4, dtype=numpy.float16)}
+    save_file(weights, transformer / "diffusion_pytorch_model.safetensors")
+    if own:
+        (folder / "genserve.json").write_text(json.dumps(own))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    install(tmp_path / "models" / "small", native_pixels=16384, buckets=[[128, 128], [176, 96]])
+    return tmp_path
+
+
+def catalog(folders: Path, models: dict[str, dict[str, Any]] = MODELS) -> Catalog:
+    return Catalog(
+        Config.model_validate(
+            {
+                "models_dir": folders / "models",
+                "loras_dir": folders / "loras",
+                "models": models,
+            }
+        )
+    )
+
+
+DEPTH_MAP = {
+    "file": PICTURE,
+    "role": ImageRole.CONTROL,
+    "control": {"type": ControlType.DEPTH},
+}
+
+
+def asks(model: str = "big", **changes: Any) -> GenerationRequest:
+    return GenerationRequest.model_validate({"model": model, "prompt": "a cat"} | changes)
+
+
+def test_a_stand_in_draws_visibly_until_a_real_model_is_installed(folders: Path):
+    before = catalog(folders)
+    assert before.entry("big").served_by == "small"
+    assert not before.entry("big").installed
+    assert before.serving("big").spec.id == "small"
+    install(folders / "models" / "edges")
+    after = catalog(folders)
+    assert after.entry("big").served_by is None
+    with pytest.raises(ModelNotInstalled) as refused:
+        after.check(asks())
+    assert "models/big" in refused.value.detail("en")
+    assert after.entry("small").served_by == "small"
+
+
+def test_a_model_that_is_installed_draws_itself(folders: Path):
+    install(folders / "models" / "big")
+    assert catalog(folders).entry("big").served_by == "big"
+
+
+def test_a_broken_folder_is_told_and_nothing_stands_in_for_it(folders: Path):
+    install(folders / "models" / "big")
+    (folders / "models" / "big" / "transformer" / "model.bin").write_bytes(b"pickle")
+    found = catalog(folders)
+    assert found.entry("big").problem is not None
+    with pytest.raises(ModelBroken, match=r"model\.bin"):
+        found.check(asks())
+    found.check(asks("small"))
+
+
+def test_what_the_folder_says_about_itself_is_taken(folders: Path):
+    spec = catalog(folders).entry("small").spec
+    assert (spec.native_pixels, spec.buckets) == (16384, ((128, 128), (176, 96)))
+    assert spec.upscale
+
+
+def test_defaults_are_the_asked_models_own(folders: Path):
+    complete, spec = catalog(folders).complete(asks())
+    assert spec.id == "small"
+    assert (complete.model, complete.steps, complete.width) == ("big", 50, 1024)
+    complete, _ = catalog(folders).complete(asks("small", guidance=0, scheduler="Flow Match Heun"))
+    assert (complete.steps, complete.width, complete.height) == (20, 512, 1024)
+    assert (complete.guidance, complete.scheduler) == (0, "heun")
+
+
+def test_an_absent_control_type_is_the_models_own(folders: Path):
+    install(folders / "models" / "edges")
+    control = InputImage(file=PICTURE, role=ImageRole.CONTROL, control=Control())
+    complete, _ = catalog(folders).complete(asks("edges", mode="controlnet", images=(control,)))
+    assert complete.images[0].control is not None
+    assert complete.images[0].control.type is ControlType.CANNY
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "told"),
+    [
+        (asks("none"), UnknownModel, "big, edges, small"),
+        (asks(mode="fill"), UnsupportedMode, "it supports: text2img, img2img"),
+        (asks("edges", mode="text2img"), UnsupportedMode, "it supports: controlnet"),
+        (asks(mode="img2img"), MissingImage, "input_image"),
+        (asks(scheduler="ddim"), UnknownScheduler, "euler, heun"),
+        (asks(loras=(LoraRef(name="x"),)), UnknownLora, "no LoRA x"),
+        (asks(negative_prompt="blurry"), UnsupportedNegativePrompt, "big"),
+        (asks(width=1000), SizeNotMultiple, "multiples of 16; 1000x1024"),
+        (asks(width=4096, height=4096), TooManyPixels, "4194304"),
+        (
+            asks("edges", mode="controlnet", images=[DEPTH_MAP]),
+            UnsupportedControl,
+            "it supports: canny",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    folders: Path, request_: GenerationRequest, error: type[Exception], told: str
+):
+    install(folders / "models" / "edges")
+    install(folders / "models" / "big")
+    models = MODELS | {"big": MODELS["big"] | {"schedulers": ["euler", "heun"]}}
+    with pytest.raises(error, match=told):
+        catalog(folders, models).check(request_)
+
+
+def test_a_lora_needs_a_model_that_takes_loras(folders: Path):
+    (folders / "loras").mkdir()
+    weights = {"transformer.x.lora_A.weight": numpy.zeros((4, 8), dtype=numpy.float16)}
+    save_file(weights, folders / "loras" / "night.safetensors")
+    (folders / "loras" / "pickled.ckpt").write_bytes(b"pickle")
+    wanted = asks(loras=(LoraRef(name="night"),))
+    with pytest.raises(UnsupportedLora):
+        catalog(folders).check(wanted)
+    able = {name: model | {"loras": True} for name, model in MODELS.items()}
+    catalog(folders, able).check(wanted)
+    with pytest.raises(UnknownLora):
+        catalog(folders, able).check(asks(loras=(LoraRef(name="pickled"),)))
+
+
+def test_a_request_that_fits_passes(folders: Path):
+    found = catalog(folders)
+    found.check(asks(width=1024, height=1024, scheduler="euler"))
+    found.check(
+        asks(mode=Mode.IMG2IMG, images=[{"file": PICTURE, "role": ImageRole.INIT}], strength=0.5)
+    )
+
+
+def test_a_configuration_that_names_nonsense_is_refused(folders: Path):
+    for broken in (
+        {"a": {"family": "flux", "stand_in": "nowhere"}},
+        {"a": {"family": "flux", "modes": ["text2video"]}},
+        {"a": {"family": "flux", "control_types": ["smell"]}},
+    ):
+        with pytest.raises(ConfigError):
+            catalog(folders, broken)
