@@ -1,0 +1,1 @@
+"""`genserve bench`: how fast this machine runs GenServe. Measurements, not tests."""
