@@ -1,0 +1,185 @@
+"""What a picture shows (`SceneSpec`), how specs are sampled, and how one is drawn.
+
+A spec is sampled from a seed and drawn from the seed it carries, so a picture can be drawn again
+from its spec alone. Five percent of the subject-colour-background triples, chosen by hash, are
+never sampled for training: the evaluation asks for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .animals import draw_cat, draw_lion, draw_swan
+from .backdrops import SCENE_BACKDROPS
+from .canvas import Canvas, Frame, Pixels, Point
+from .palette import COLOURS, RGB
+from .person import POSES, draw_person, solve_joints
+from .shapes import (
+    draw_circle,
+    draw_fish,
+    draw_flower,
+    draw_heart,
+    draw_house,
+    draw_square,
+    draw_star,
+    draw_tree,
+    draw_triangle,
+)
+
+# Every side is a multiple of 16 (8 of the VAE, 2 of Flux' packing); areas within 3 % of 128 x 128.
+BUCKETS: dict[str, tuple[int, int]] = {
+    "1:1": (128, 128),
+    "4:3": (144, 112),
+    "3:4": (112, 144),
+    "16:9": (176, 96),
+    "9:16": (96, 176),
+}
+
+_PAINTERS: dict[str, Callable[[Canvas, RGB, random.Random], None]] = {
+    "cat": draw_cat,
+    "lion": draw_lion,
+    "swan": draw_swan,
+    "fish": draw_fish,
+    "house": draw_house,
+    "tree": draw_tree,
+    "flower": draw_flower,
+    "star": draw_star,
+    "heart": draw_heart,
+    "circle": draw_circle,
+    "square": draw_square,
+    "triangle": draw_triangle,
+}
+SUBJECTS = (*_PAINTERS, "person")
+MIRRORED = frozenset({"cat", "lion", "swan", "fish", "person"})
+BACKGROUNDS = (*COLOURS, *SCENE_BACKDROPS)
+POSITIONS = ("center", "left", "right", "top", "bottom")
+# Half the subject's extent as a share of the picture's short side.
+SIZES: dict[str, float] = {"small": 0.19, "medium": 0.28, "large": 0.36}
+
+# Colours that a subject has when nobody names one.
+NATURAL_COLOURS: dict[str, tuple[str, ...]] = {
+    "cat": ("orange", "gray", "white", "orange"),
+    "lion": ("orange", "brown", "orange"),
+    "swan": ("white",),
+    "fish": ("orange", "blue"),
+    "house": ("red", "yellow", "white"),
+    "tree": ("green",),
+    "flower": ("red", "pink", "yellow"),
+    "star": ("yellow",),
+    "heart": ("red", "pink"),
+    "person": ("blue", "red"),
+}
+_NATURAL_SHARE = 0.25
+
+# Subjects that would vanish in a scene of much the same colour.
+_HIDDEN_IN_SCENE = {
+    ("green", "garden"),
+    ("cyan", "garden"),
+    ("blue", "night"),
+    ("black", "night"),
+    ("yellow", "beach"),
+    ("cyan", "beach"),
+}
+_HELD_OUT_PERCENT = 5
+
+
+@dataclass(frozen=True)
+class SceneSpec:
+    """One picture. `pose` is empty unless the subject is a person."""
+
+    subject: str
+    colour: str
+    background: str
+    position: str
+    size: str
+    pose: str
+    bucket: str
+    seed: int
+
+    @property
+    def triple(self) -> tuple[str, str, str]:
+        return self.subject, self.colour, self.background
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawn spec: picture (height, width, 3), mask (height, width), joints in pixels."""
+
+    pixels: Pixels
+    mask: Pixels
+    joints: dict[str, Point]
+
+
+def is_held_out(triple: tuple[str, str, str]) -> bool:
+    digest = hashlib.sha256("/".join(triple).encode()).digest()
+    return digest[0] * 256 + digest[1] < 65536 * _HELD_OUT_PERCENT // 100
+
+
+def is_drawable(triple: tuple[str, str, str]) -> bool:
+    _, colour, background = triple
+    return colour != background and (colour, background) not in _HIDDEN_IN_SCENE
+
+
+def sample_spec(
+    rng: random.Random,
+    bucket: str = "1:1",
+    held_out: bool = False,
+    natural_share: float = _NATURAL_SHARE,
+) -> SceneSpec:
+    """A spec at random: from the held-out triples if asked for, from all the others if not."""
+    while True:
+        subject = rng.choice(SUBJECTS)
+        colour = rng.choice(tuple(COLOURS))
+        if subject in NATURAL_COLOURS and rng.random() < natural_share:
+            colour = rng.choice(NATURAL_COLOURS[subject])
+        triple = (subject, colour, rng.choice(BACKGROUNDS))
+        if is_drawable(triple) and is_held_out(triple) == held_out:
+            break
+    position = "center" if rng.random() < 0.35 else rng.choice(POSITIONS)
+    size = rng.choice(("small", "medium", "medium", "large"))
+    pose = rng.choice(tuple(POSES)) if subject == "person" else ""
+    return SceneSpec(*triple, position, size, pose, bucket, rng.getrandbits(32))
+
+
+def frame_of(spec: SceneSpec, rng: random.Random) -> Frame:
+    """Where the subject stands: whole within the picture, a little off by chance."""
+    width, height = BUCKETS[spec.bucket]
+    short = min(width, height)
+    radius = short * SIZES[spec.size] * rng.uniform(0.94, 1.06)
+    step_x, step_y = {
+        "center": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1),
+    }[spec.position]  # fmt: skip
+    jitter = 0.02 * short
+    return Frame(
+        width / 2 + step_x * _reach(width, radius) + rng.uniform(-jitter, jitter),
+        height / 2 + step_y * _reach(height, radius) + rng.uniform(-jitter, jitter),
+        radius,
+        spec.subject in MIRRORED and rng.random() < 0.5,
+    )
+
+
+def _reach(side: int, radius: float) -> float:
+    """How far from the middle "left" or "top" is, in pixels; 0.04 of the side stays free."""
+    return min(0.25 * side, 0.46 * side - radius)
+
+
+def draw(spec: SceneSpec) -> Drawing:
+    rng = random.Random(spec.seed)
+    width, height = BUCKETS[spec.bucket]
+    frame = frame_of(spec, rng)
+    canvas = Canvas(width, height, COLOURS.get(spec.background, (0, 0, 0)))
+    if spec.background in SCENE_BACKDROPS:
+        SCENE_BACKDROPS[spec.background](canvas, rng)
+    canvas.frame = frame
+    colour = COLOURS[spec.colour]
+    joints: dict[str, Point] = {}
+    if spec.subject == "person":
+        unit_joints = solve_joints(POSES[spec.pose], rng)
+        draw_person(canvas, colour, unit_joints)
+        joints = {name: frame.to_pixels(point) for name, point in unit_joints.items()}
+    else:
+        _PAINTERS[spec.subject](canvas, colour, rng)
+    return Drawing(canvas.pixels(), canvas.mask(), joints)
