@@ -417,6 +417,11 @@ class DataFolderInUse(StartupError):
     names: ClassVar[tuple[str, ...]] = ("folder",)
 
 
+class DatabaseInUse(StartupError):
+    code = "database_in_use"
+    names: ClassVar[tuple[str, ...]] = ("database",)
+
+
 class WrongMasterKey(StartupError):
     code = "wrong_master_key"
     names: ClassVar[tuple[str, ...]] = ()

@@ -123,7 +123,10 @@ class _DataFolder:
 
     def _with_ring(self, action: Callable[[KeyRing], Awaitable[T]]) -> T:
         async def opened() -> T:
-            ring = await KeyRing.open(db, self._config, time.time, self._reread)
+            folders = (Path.cwd(), self._config.data_dir)
+            ring = await KeyRing.open(
+                db, self._config, time.time, self._reread, import_from=folders
+            )
             return await action(ring)
 
         db = Database.open(self._config.database_url)

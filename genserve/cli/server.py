@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import structlog
 import typer
@@ -21,7 +22,6 @@ from genserve.cli.exits import Exit
 from genserve.cli.sockets import is_loopback
 from genserve.config import Config
 from genserve.core.runtime import Runtime
-from genserve.errors import UnsafeBinding
 
 log = structlog.get_logger("genserve.server")
 
@@ -68,12 +68,15 @@ async def _serve(
     config: Config, sockets: list[socket.socket], reread: Callable[[], Config]
 ) -> Exit:
     signals = _Signals()
-    runtime = await Runtime.start(config, reread=reread)
+    runtime = await Runtime.start(
+        config,
+        reread=reread,
+        exposed=not is_loopback(sockets),
+        import_keys_from=(Path.cwd(), config.data_dir),
+    )
     if sys.stderr.isatty():
         logs.keep_in(config.data_dir / "logs", config.log.prompts)
     try:
-        if not is_loopback(sockets) and not runtime.keys.all():
-            raise UnsafeBinding(host=config.server.host)
         settings = server_config(create_app(runtime), config.server)
         settings.timeout_graceful_shutdown = CLOSING_S
         server = _Server(settings)

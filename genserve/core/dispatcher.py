@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, assert_never
 from uuid import uuid4
 
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from genserve.config import Queue
@@ -22,7 +23,7 @@ from genserve.core.booking import Booking, Running
 from genserve.core.catalog import Catalog
 from genserve.core.hub import Hub
 from genserve.core.metrics import Metrics
-from genserve.domain.events import Loading, Progress, Started
+from genserve.domain.events import Failed, Loading, Progress, Started
 from genserve.domain.model import ModelSpec
 from genserve.domain.pool import (
     Assignment,
@@ -50,6 +51,11 @@ log = logging.getLogger(__name__)
 
 LOCAL = "local"
 """The lane of tasks that this machine's workers serve."""
+RETRY_S = 1.0
+"""After which the queue is read again when that failed."""
+LAST_BOOKINGS_S = 10.0
+"""How long a shutdown waits for the database to take what came of the last tasks."""
+UNREADABLE = ErrorInfo.of(GenServeError())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,13 @@ class _Claimed:
     worker_id: str
     spec: ModelSpec | None
     error: GenServeError | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    """A task whose stored request this version does not understand; it was ended."""
+
+    task_id: str
 
 
 class Dispatcher:
@@ -109,11 +122,14 @@ class Dispatcher:
 
     async def stop(self, drain_s: float) -> None:
         """Give out nothing more, let running tasks end for `drain_s`, book what came of them."""
-        self._loops[0].cancel()
+        for loop in self._loops[:1]:
+            loop.cancel()
         await self._pool.stop(drain_s)
         await asyncio.gather(*self._loops, return_exceptions=True)
-        while self._bookings:
-            await asyncio.gather(*self._bookings)
+        if self._bookings:
+            _, late = await asyncio.wait(self._bookings, timeout=LAST_BOOKINGS_S)
+            for booking in late:  # the database refuses it: the next start puts the task back
+                booking.cancel()
 
     def wake(self) -> None:
         """There may be something to give out."""
@@ -140,15 +156,29 @@ class Dispatcher:
             await self._news.wait()
             self._news.clear()
             try:
-                while idle := self._idle():
-                    claimed = await self._claim(idle)
-                    if claimed is None:
-                        await self._prepare(idle)
-                        break
-                    await self._give(claimed)
+                await self._assign_all()
             except StoreUnavailable as error:
                 log.warning("cannot read the queue: %s", error)
-                asyncio.get_running_loop().call_later(1.0, self.wake)
+                self._wake_later()
+            except Exception:  # whatever it was, the queue must go on
+                log.exception("cannot give out work")
+                self._wake_later()
+
+    async def _assign_all(self) -> None:
+        """Until nobody is idle or nothing waits."""
+        while idle := self._idle():
+            claimed = await self._claim(idle)
+            if claimed is None:
+                await self._prepare(idle)
+                return
+            if isinstance(claimed, _Unreadable):
+                log.error("task %s cannot be read any more and was ended", claimed.task_id)
+                self._hub.publish(claimed.task_id, 0, Failed(error=UNREADABLE))
+            else:
+                await self._give(claimed)
+
+    def _wake_later(self) -> None:
+        asyncio.get_running_loop().call_later(RETRY_S, self.wake)
 
     async def _prepare(self, idle: list[WorkerInfo]) -> None:
         """Nothing waits: have idle workers read the models that they should hold."""
@@ -170,19 +200,25 @@ class Dispatcher:
             if worker.state is WorkerState.IDLE and worker.id not in busy
         ]
 
-    async def _claim(self, idle: list[WorkerInfo]) -> _Claimed | None:
+    async def _claim(self, idle: list[WorkerInfo]) -> _Claimed | _Unreadable | None:
         # Not durable: a claim that a power cut takes back is only a requeue.
         move = partial(self._claim_next, idle=idle, token=str(uuid4()))
         return await asyncio.wrap_future(self._db.write(move, durable=False))
 
     def _claim_next(
         self, conn: Connection, *, idle: list[WorkerInfo], token: str
-    ) -> _Claimed | None:
+    ) -> _Claimed | _Unreadable | None:
         """Runs on the database's writer thread; touches nothing but `conn` and frozen values."""
         window = tasks.candidates(conn, LOCAL, limit=self._queue.window)
         choice = policy.choose(window, idle, max_passes=self._queue.max_passes)
-        waiting = tasks.get(conn, choice.task_id) if choice else None
-        if choice is None or waiting is None:
+        if choice is None:
+            return None
+        try:
+            waiting = tasks.get(conn, choice.task_id)
+        except ValidationError:  # stored by a version that knew other fields
+            tasks.refuse(conn, choice.task_id, error=UNREADABLE, now=self._clock())
+            return _Unreadable(choice.task_id)
+        if waiting is None:
             return None
         spec: ModelSpec | None = None
         error: GenServeError | None = None
@@ -240,7 +276,10 @@ class Dispatcher:
 
     async def _follow(self) -> None:
         async for event in self._pool.events():
-            self._handle(event)
+            try:
+                self._handle(event)
+            except Exception:  # one event that goes wrong must not silence those that follow
+                log.exception("cannot handle what a worker told")
 
     def _handle(self, event: PoolEvent) -> None:
         match event:
@@ -275,6 +314,16 @@ class Dispatcher:
             self._hub.publish(about.task_id, about.attempt, event)
 
     async def _end(self, running: Running, event: TaskDone | TaskFailed | TaskStopped) -> None:
+        try:
+            await self._end_as_told(running, event)
+        except Exception:  # the task's edge: it must end, and its clients must hear of it
+            log.exception("cannot book the end of task %s", running.task.id)
+            error = ErrorInfo.of(GenServeError())
+            await self._booking.failed(running, error, Outcome.FAILED)
+
+    async def _end_as_told(
+        self, running: Running, event: TaskDone | TaskFailed | TaskStopped
+    ) -> None:
         # The worker is free before the commit: the next task need not wait for this one's fsync.
         self._release(running)
         match event:

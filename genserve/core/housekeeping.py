@@ -13,7 +13,7 @@ from genserve.domain.events import Failed
 from genserve.domain.task import ErrorInfo, TaskState
 from genserve.errors import StoreUnavailable, WaitedTooLong
 from genserve.store import tasks
-from genserve.store.blobs import BlobStore
+from genserve.store.blobs import YOUNG_S, BlobStore
 from genserve.store.database import Clock, Database
 
 log = logging.getLogger(__name__)
@@ -21,9 +21,7 @@ log = logging.getLogger(__name__)
 WAITING_EVERY_S = 1.0
 AGEING_EVERY_S = 60.0
 RETENTION_EVERY_S = 60.0
-ORPHANS_EVERY_S = 3600.0
-ORPHAN_AGE_S = 3600.0
-"""A file without a row is younger than this while its task is still being booked."""
+ORPHANS_EVERY_S = 600.0
 GIB = 2**30
 DAY_S = 86_400
 
@@ -82,7 +80,9 @@ class Housekeeping:
         move = partial(tasks.expire_waiting, before=before, error=info, now=now)
         for task_id in await asyncio.wrap_future(self._db.write(move)):
             self._hub.publish(task_id, 0, Failed(error=info))
-            self._metrics.observe_ended("", TaskState.FAILED)
+            task = await asyncio.wrap_future(self._db.read(partial(tasks.get, task_id=task_id)))
+            if task is not None:
+                self._metrics.observe_ended(task.asked.model, TaskState.FAILED)
 
     async def age_tasks(self) -> None:
         """Move less urgent tasks up by as much as they have waited."""
@@ -98,7 +98,7 @@ class Housekeeping:
             max_bytes=int(self._retention.max_gib * GIB),
         )
         for sha256 in await asyncio.wrap_future(self._db.write(move)):
-            await asyncio.to_thread(self._blobs.delete, sha256, older_than_s=ORPHAN_AGE_S)
+            await asyncio.to_thread(self._blobs.delete, sha256)
 
     async def sweep_orphans(self) -> None:
         """Delete files that no row names, as an interrupted worker leaves them."""
@@ -106,7 +106,7 @@ class Housekeeping:
         def known(names: list[str]) -> set[str]:
             return self._db.read(partial(tasks.known_blobs, names=names)).result()
 
-        swept = await asyncio.to_thread(self._blobs.sweep, known, older_than_s=ORPHAN_AGE_S)
+        swept = await asyncio.to_thread(self._blobs.sweep, known, older_than_s=YOUNG_S)
         if swept:
             log.info("deleted %d files that no task names", swept)
 

@@ -7,7 +7,7 @@ what follows, so nothing has to be replayed.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -67,13 +67,6 @@ class Subscription:
         while not is_final((stamped := await self.next()).event):
             pass
         return stamped.event
-
-    async def __aiter__(self) -> AsyncIterator[Stamped]:
-        while True:
-            stamped = await self.next()
-            yield stamped
-            if is_final(stamped.event):
-                return
 
 
 @dataclass(slots=True)

@@ -38,30 +38,36 @@ class OpenVault:
     config: Config
     masters: MasterKeys
     root: RootSecret
+    import_from: tuple[Path, ...]
     waiting: Mapping[Path, tuple[LegacyKey, ...]]
 
 
-async def open_vault(db: Database, config: Config, now: float) -> OpenVault:
+async def open_vault(
+    db: Database, config: Config, now: float, import_from: tuple[Path, ...]
+) -> OpenVault:
     """Prove the master key against everything stored, read old key files, open the root secret.
+
+    Old key files are looked for in the folders of `import_from` and nowhere else.
 
     Whatever is wrong is found before anything is written. Raises `WrongMasterKey`,
     `MissingMasterKey`, `BadMasterKey`, `LookupSecretLost`, `FileForbidden`, `CannotDecryptFile`,
     `BadKeyFile`.
     """
     tokens = await asyncio.wrap_future(db.read(keys.ciphertexts))
-    masters, waiting = await asyncio.to_thread(_open_files, config, tokens)
+    masters, waiting = await asyncio.to_thread(_open_files, config, tokens, import_from)
     stored = await asyncio.wrap_future(db.read(keys.root_secret))
     if stored is None:
         token = masters.encrypt(RootSecret.new_text())
         add = partial(keys.add_root_secret, ciphertext=token, now=now)
         stored = await asyncio.wrap_future(db.write(add))
-    return OpenVault(config, masters, RootSecret(masters.decrypt(stored)), waiting)
+    root = RootSecret(masters.decrypt(stored))
+    return OpenVault(config, masters, root, import_from, waiting)
 
 
 def _open_files(
-    config: Config, tokens: list[bytes]
+    config: Config, tokens: list[bytes], import_from: tuple[Path, ...]
 ) -> tuple[MasterKeys, dict[Path, tuple[LegacyKey, ...]]]:
-    paths = legacy_keys.find([Path.cwd(), config.data_dir])
+    paths = legacy_keys.find(list(import_from))
     configured = config.keys.encryption_key
     masters = MasterKeys.open(
         None if configured is None else configured.get_secret_value(),

@@ -6,10 +6,11 @@ works again, a created one works at once.
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from genserve.config import DEFAULT_API_KEY, Config
@@ -59,14 +60,23 @@ class KeyRing:
 
     @classmethod
     async def open(
-        cls, db: Database, config: Config, clock: Clock, reread: Callable[[], Config]
+        cls,
+        db: Database,
+        config: Config,
+        clock: Clock,
+        reread: Callable[[], Config],
+        *,
+        import_from: Sequence[Path] = (),
     ) -> "KeyRing":
         """Check the master key, import old key files, bring the declared keys up to date.
 
-        `reread` reads the configuration again. Raises `StartupError`; a wrong or missing master
-        key, or a key file that cannot be read, leaves everything as it was.
+        `reread` reads the configuration again. `import_from`: the folders whose old key files are
+        taken over and put away; none unless named, since that moves files of the user's. Raises
+        `StartupError`; a wrong or missing master key, or a key file that cannot be read, leaves
+        everything as it was.
         """
-        ring = cls(db, clock, reread, await key_vault.open_vault(db, config, clock()))
+        vault = await key_vault.open_vault(db, config, clock(), tuple(import_from))
+        ring = cls(db, clock, reread, vault)
         await ring._alone(partial(ring._sync, ring._vault))
         return ring
 
@@ -233,7 +243,8 @@ class KeyRing:
         before = self._records
         fresh = await asyncio.to_thread(self._reread)
         config = self._vault.config.model_copy(update={"keys": fresh.keys})
-        await self._sync(await key_vault.open_vault(self._db, config, self._clock()))
+        folders = self._vault.import_from
+        await self._sync(await key_vault.open_vault(self._db, config, self._clock(), folders))
         after = self._records
         return ReloadReport(
             added=[record.id for digest, record in after.items() if digest not in before],

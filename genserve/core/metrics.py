@@ -88,7 +88,7 @@ class Metrics:
     ) -> None:
         """A task was completed by `result`, after `waited_s` in the queue."""
         model = result.served_by
-        self._tasks.labels(model, TaskState.COMPLETED).inc()
+        self.observe_ended(task.asked.model, TaskState.COMPLETED)
         self._queue_s.observe(max(0.0, waited_s))
         self._inference_s.labels(model).observe(result.generation_s)
         if result.load_s:
@@ -100,7 +100,7 @@ class Metrics:
         self._pixels.labels(model).inc(sum(image.width * image.height for image in result.images))
 
     def observe_ended(self, model: str, state: TaskState) -> None:
-        """A task ended without a picture."""
+        """A task ended in `state`; `model` is the one that was asked for."""
         self._tasks.labels(model, state).inc()
 
     def observe_requeue(self, *, crashed: bool) -> None:
@@ -148,5 +148,5 @@ def _worker_metrics(workers: list[WorkerInfo]) -> Iterable[Metric]:
         loaded.add_metric([worker.id], len(worker.loaded))
         for kind, size in (("total", worker.memory_total), ("used", worker.memory_used)):
             if size is not None:
-                memory.add_metric([worker.device, kind], size)
+                memory.add_metric([worker.id, kind], size)
     return by_state, restarts, loaded, memory

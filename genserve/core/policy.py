@@ -1,6 +1,6 @@
 """Decisions as pure functions: who is next, on which worker, and what follows a failure.
 
-Order comes from `rank` (see store/tasks.py): lower first. Warmth may reorder, within bounds that
+Order comes from `rank` (see store/turns.py): lower first. Warmth may reorder, within bounds that
 are published: only among tasks of the head's priority, only within the window that is given, and
 a task that was passed `max_passes` times is passed no more. So a task that became the head waits
 for at most `max_passes` tasks of its own priority because of warmth.

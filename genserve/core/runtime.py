@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 from genserve.config import Config
@@ -17,10 +18,12 @@ from genserve.core.limits import Limits
 from genserve.core.metrics import Metrics
 from genserve.core.service import Service
 from genserve.domain.pool import WorkerPool
+from genserve.errors import UnsafeBinding
 from genserve.store import leases, tasks
 from genserve.store.blobs import BlobStore
 from genserve.store.database import Clock, Database
 from genserve.store.datafolder import DataFolder
+from genserve.store.only_server import OnlyServer
 from genserve.workers.decoder import ImageDecoder
 from genserve.workers.pool import LocalPool
 
@@ -53,30 +56,49 @@ class Runtime:
 
     @classmethod
     async def start(
-        cls, config: Config, *, reread: Callable[[], Config], clock: Clock = time.time
+        cls,
+        config: Config,
+        *,
+        reread: Callable[[], Config],
+        exposed: bool = False,
+        import_keys_from: Sequence[Path] = (),
+        clock: Clock = time.time,
     ) -> "Runtime":
         """Open the data folder, the database and the keys, start the workers, begin to work.
 
         Returns as soon as tasks can be accepted; workers come up beside. `reread` reads the
-        configuration again. Raises `StartupError` and leaves nothing open.
+        configuration again. `exposed`: other machines can reach the server, so a real API key
+        must exist. `import_keys_from`: folders whose old key files are taken over. Raises
+        `StartupError` and leaves nothing open.
         """
         runtime = cls(config, clock)
         try:
-            await runtime._open(reread)
+            await runtime._open_store(reread, import_keys_from)
+            if exposed and not runtime.keys.all():
+                raise UnsafeBinding(host=config.server.host)
+            await runtime._open_work()
         except BaseException:
             await runtime.stop(drain_s=0)
             raise
         return runtime
 
-    async def _open(self, reread: Callable[[], Config]) -> None:
+    async def _open_store(
+        self, reread: Callable[[], Config], import_keys_from: Sequence[Path]
+    ) -> None:
         config, closing = self.config, self._closing
         folder = DataFolder.open(config.data_dir)
         closing.callback(folder.close)
         self.catalog = Catalog(config)
+        closing.callback(OnlyServer.open(config.database_url).close)
         self.db = Database.open(config.database_url)
         closing.callback(self.db.close)
         self.blobs = BlobStore(config.blobs_dir)
-        self.keys = await KeyRing.open(self.db, config, self.clock, reread)
+        self.keys = await KeyRing.open(
+            self.db, config, self.clock, reread, import_from=import_keys_from
+        )
+
+    async def _open_work(self) -> None:
+        config, closing = self.config, self._closing
         self.limits = Limits(config.api)
         self.metrics = Metrics()
         self.hub = Hub()
@@ -124,6 +146,7 @@ class Runtime:
             dispatcher=self.dispatcher,
             pool=self.pool,
             hub=self.hub,
+            metrics=self.metrics,
             decoder=self.decoder,
             queue=self.config.queue,
             clock=self.clock,

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +13,7 @@ from genserve.core import policy
 from genserve.core.catalog import Catalog
 from genserve.core.dispatcher import LOCAL, Dispatcher
 from genserve.core.hub import Hub, Subscription
+from genserve.core.metrics import Metrics
 from genserve.domain.caller import Caller
 from genserve.domain.events import (
     Cancelled,
@@ -52,6 +53,14 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+class InputPicture:
+    """A caller's picture, decoded and normalised but not stored yet."""
+
+    file: FileRef
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReport:
     """What the server is doing. `counts` holds waiting and running tasks."""
 
@@ -73,6 +82,7 @@ class Service:
         dispatcher: Dispatcher,
         pool: WorkerPool,
         hub: Hub,
+        metrics: Metrics,
         decoder: ImageDecoder,
         queue: Queue,
         clock: Clock,
@@ -83,6 +93,7 @@ class Service:
         self._dispatcher = dispatcher
         self._pool = pool
         self._hub = hub
+        self._metrics = metrics
         self._decoder = decoder
         self._queue = queue
         self._clock = clock
@@ -96,14 +107,15 @@ class Service:
         *,
         dialect: str,
         priority: int = 0,
-        attended: bool = True,
+        pictures: Sequence[InputPicture] = (),
         idempotency: str | None = None,
     ) -> Submitted:
         """Accept a task durably.
 
-        `idempotency` is the Idempotency-Key header's value. Raises what `Catalog.check` raises,
-        `PriorityForbidden`, `NotReady`, `ShuttingDown`, `QueueFull`, `OwnerQueueFull`,
-        `IdempotencyMismatch` and `StoreUnavailable`.
+        `pictures` are the files that `request.images` names; nothing is written before the
+        request has passed every check. `idempotency` is the Idempotency-Key header's value.
+        Raises what `Catalog.check` raises, `PriorityForbidden`, `NotReady`, `ShuttingDown`,
+        `QueueFull`, `OwnerQueueFull`, `IdempotencyMismatch` and `StoreUnavailable`.
         """
         if self._closing:
             raise ShuttingDown(retry_after_s=30)
@@ -126,8 +138,9 @@ class Service:
             lane=LOCAL,
             warm_key=policy.warm_key(spec.id, request.lora_key),
             cost_s=policy.cost_s(complete, self._queue.cost_s_per_megapixel_step),
-            attended=attended,
         )
+        for picture in pictures:
+            await asyncio.to_thread(self._blobs.put, picture.data)
         move = partial(tasks.insert, task=new, now=now, queue=self._queue, claim=claim)
         inserted = await asyncio.wrap_future(self._db.write(move))
         if inserted.replayed:
@@ -151,20 +164,20 @@ class Service:
             reason = workers[0].reason if workers else "there are no workers"
             raise NotReady(reason=reason, retry_after_s=30)
 
-    async def save_input(self, data: bytes, field: str) -> FileRef:
-        """Decode an untrusted picture in the helper process and store it, normalised.
+    async def read_picture(self, data: bytes, field: str) -> InputPicture:
+        """Decode an untrusted picture in the helper process, and normalise it.
 
         `field` is the request's field, for messages. Raises `BadImage`.
         """
         image = await self._decoder.decode(data, field)
-        sha256 = await asyncio.to_thread(self._blobs.put, image.data)
-        return FileRef(
-            sha256=sha256,
+        file = FileRef(
+            sha256=hashlib.sha256(image.data).hexdigest(),
             media_type="image/png",
             width=image.width,
             height=image.height,
             size_bytes=len(image.data),
         )
+        return InputPicture(file, image.data)
 
     async def wait(self, task_id: str) -> Task:
         """The task once it has ended, well or badly.
@@ -224,6 +237,7 @@ class Service:
         if task is None:
             raise TaskNotFound(task_id=task_id)
         if task.state is TaskState.CANCELLED:
+            self._metrics.observe_ended(task.asked.model, TaskState.CANCELLED)
             self._hub.publish(task_id, task.attempt, Cancelled())
         elif task.state is TaskState.PROCESSING:
             await self._dispatcher.cancel(task_id)
@@ -323,5 +337,4 @@ def _accepted(new: tasks.NewTask, rank: float, created_at: datetime) -> Task:
         lane=new.lane,
         state=TaskState.PENDING,
         created_at=created_at,
-        attended=new.attended,
     )

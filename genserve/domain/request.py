@@ -6,7 +6,7 @@ model's default"; `catalog.complete` returns a copy with no such `None` left.
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -141,10 +141,6 @@ class GenerationRequest(Value):
     loras: tuple[LoraRef, ...] = ()
     output: Output = Output()
     extras: dict[str, JsonValue] = Field(default_factory=dict)
-
-    def with_values(self, **changes: object) -> Self:
-        """A validated copy with some fields changed."""
-        return self.model_validate(self.model_dump() | changes)
 
     def image(self, role: ImageRole) -> InputImage | None:
         """The first picture with that role."""

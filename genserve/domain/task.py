@@ -123,8 +123,6 @@ class Task(Value):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    attended: bool = True
-    """A client waits for it: its hanging up cancels the task."""
     attempt: int = 0
     crashes: int = 0
     resolved: GenerationRequest | None = None

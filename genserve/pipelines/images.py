@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageChops, ImageFilter, ImageOps, PngImagePlugin
 
 from genserve.domain.model import ModelSpec
 from genserve.domain.request import GenerationRequest, ImageRole, Output
@@ -17,6 +17,8 @@ _PIL_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 _USER_COMMENT, _EXIF_IFD = 0x9286, 0x8769
 _PNG_LEVEL = 1
 """A third of the time of zlib's default level 6 for at most a tenth more bytes."""
+_EDGE_RADIUS, _EDGE_PERCENT = 1.2, 400
+"""Chosen by eye on the tiny model's drawings. The radius is in pixels of the small picture."""
 
 Size = tuple[int, int]
 
@@ -70,16 +72,29 @@ def _flat(image: Image.Image) -> Image.Image:
 
 
 def enlarge(image: Image.Image, asked: Size, *, stretch: bool) -> Image.Image:
-    """The picture at exactly `asked` pixels.
+    """The picture at exactly `asked` pixels, with edges as crisp as a drawing's.
 
     Cropped around its middle where the shape differs, so that circles stay round; with `stretch`
     pulled into shape instead, which takes back the squeezing of `read_inputs`.
+
+    Lanczos alone is as soft as the enlargement is large. So edges are steepened by unsharp
+    masking, and what that overshoots is cut off at the darkest and brightest of the neighbouring
+    original pixels: no halos, and flat colours stay as they are.
     """
     if image.size == asked:
         return image
-    if stretch:
-        return image.resize(asked, Image.Resampling.LANCZOS)
-    return ImageOps.fit(image, asked, Image.Resampling.LANCZOS)
+
+    def grow(part: Image.Image, filter_: Image.Resampling) -> Image.Image:
+        return part.resize(asked, filter_) if stretch else ImageOps.fit(part, asked, filter_)
+
+    grown = grow(image, Image.Resampling.LANCZOS)
+    scale = max(asked[0] / image.width, asked[1] / image.height)
+    if scale <= 1:
+        return grown
+    steep = grown.filter(ImageFilter.UnsharpMask(_EDGE_RADIUS * scale, _EDGE_PERCENT, threshold=0))
+    darkest = grow(image.filter(ImageFilter.MinFilter(3)), Image.Resampling.BILINEAR)
+    brightest = grow(image.filter(ImageFilter.MaxFilter(3)), Image.Resampling.BILINEAR)
+    return ImageChops.lighter(ImageChops.darker(steep, brightest), darkest)
 
 
 def refuse_constant(image: Image.Image) -> None:

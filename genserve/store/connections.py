@@ -73,7 +73,10 @@ def parse(url: str) -> URL:
 
 
 def engine(url: URL, *, busy_timeout_s: float, query_only: bool) -> Engine:
-    """Connections that read, or those that also write; each is new, none is pooled."""
+    """Connections that read, or those that also write; each is new, none is pooled.
+
+    Parameters are hidden: an error's text, which is logged, must not hold prompts or ciphertexts.
+    """
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, busy_timeout_s, query_only=query_only)
     return _postgres(url, busy_timeout_s, query_only=query_only)
@@ -82,7 +85,7 @@ def engine(url: URL, *, busy_timeout_s: float, query_only: bool) -> Engine:
 def _sqlite(url: URL, busy_timeout_s: float, *, query_only: bool) -> Engine:
     # The driver sets its timeout (busy_timeout) before anything else can meet a lock.
     options = {"timeout": busy_timeout_s, "check_same_thread": False}
-    made = create_engine(url, poolclass=NullPool, connect_args=options)
+    made = create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
     prepare: Callable[[sqlite3.Connection], None] = _sqlite_reader if query_only else _sqlite_writer
 
     @event.listens_for(made, "connect")
@@ -134,7 +137,7 @@ def _postgres(url: URL, busy_timeout_s: float, *, query_only: bool) -> Engine:
         "connect_timeout": max(2, int(busy_timeout_s)),
         "options": " ".join([*given, *(f"-c {name}={value}" for name, value in settings.items())]),
     }
-    return create_engine(url, poolclass=NullPool, connect_args=options)
+    return create_engine(url, poolclass=NullPool, connect_args=options, hide_parameters=True)
 
 
 def problem(error: BaseException) -> str | None:

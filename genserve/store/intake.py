@@ -31,7 +31,6 @@ class NewTask:
     lane: str
     warm_key: str
     cost_s: float
-    attended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ _INSERT = Prepared(
             name: bindparam(name)
             for name in (
                 *("id", "owner", "key_id", "dialect", "state", "lane", "priority", "turn", "rank"),
-                *("warm_key", "attended", "request_version", "asked"),
+                *("warm_key", "request_version", "asked"),
                 *("created_at", "waiting_since"),
             )
         }
@@ -112,7 +111,6 @@ def insert(
         "turn": turn,
         "rank": rank,
         "warm_key": task.warm_key,
-        "attended": task.attended,
         "request_version": REQUEST_VERSION,
         "asked": task.asked.model_dump_json(),
         "created_at": now,

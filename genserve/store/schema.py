@@ -95,7 +95,6 @@ tasks = Table(
     Column("warm_key", Text, nullable=False),
     # How often a later task was taken first because it was warm.
     Column("passed", Integer, nullable=False, server_default="0"),
-    Column("attended", Boolean, nullable=False),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("attempt", Integer, nullable=False, server_default="0"),
     # Fences off late results: only the holder of the newest token moves a claimed task.

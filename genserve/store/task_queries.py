@@ -120,7 +120,6 @@ def _task(row: Row[Any]) -> Task:
         created_at=datetime.fromtimestamp(stored["created_at"], UTC),
         started_at=_time(stored["started_at"]),
         finished_at=_time(stored["finished_at"]),
-        attended=stored["attended"],
         attempt=stored["attempt"],
         crashes=stored["crashes"],
         resolved=_request(stored["resolved"], stored["request_version"])

@@ -3,7 +3,7 @@
     pending ──claim──► processing ──finish───► completed
     │  │ ▲                │ │ │
     │  │ └requeue, recover┘ │ └──fail────────► failed
-    │  └──expire_waiting────│────────────────► failed
+    │  └──expire_waiting, refuse─────────────► failed
     └──cancel───────────────┴──cancelled─────► cancelled
 
 Every move is one UPDATE fenced by the state that it leaves and, once a task is claimed, by the
@@ -60,6 +60,7 @@ __all__ = [
     "position",
     "purge",
     "recover",
+    "refuse",
     "requeue",
     "started",
 ]
@@ -134,12 +135,14 @@ _OVERDUE = (
     .order_by(tasks.c.waiting_since)
     .limit(bindparam("b_limit"))
 )
-_EXPIRE = (
+_FAIL_WAITING = (
     update(tasks)
-    .where(PENDING, tasks.c.id.in_(_OVERDUE))
+    .where(PENDING)
     .values(state=TaskState.FAILED.value, finished_at=_NOW, error=bindparam("b_error"))
     .returning(tasks.c.id, tasks.c.lane, tasks.c.owner)
 )
+_EXPIRE = _FAIL_WAITING.where(tasks.c.id.in_(_OVERDUE))
+_REFUSE = _FAIL_WAITING.where(_THIS)
 _RECOVER = (
     update(tasks)
     .where(OPEN, _PROCESSING)
@@ -277,6 +280,14 @@ def expire_waiting(
     rows = conn.execute(_EXPIRE, values).all()
     _count_all(conn, rows, step=-1)
     return [row.id for row in rows]
+
+
+def refuse(conn: Connection, task_id: str, *, error: ErrorInfo, now: float) -> bool:
+    """pending → failed for one task that cannot be worked on. False: it does not wait."""
+    values = {"b_id": task_id, "b_now": now, "b_error": error.model_dump_json()}
+    rows = conn.execute(_REFUSE, values).all()
+    _count_all(conn, rows, step=-1)
+    return bool(rows)
 
 
 def recover(conn: Connection, *, now: float) -> list[str]:

@@ -132,7 +132,8 @@ class LocalWorker:
         """End the process at once; it is started again, also when it was left broken."""
         if self._child is not None:
             self._child.kill()
-        self._wake.set()
+        else:
+            self._wake.set()
 
     def refuse_work(self) -> None:
         """Take no more tasks: the pool stops."""
@@ -182,7 +183,6 @@ class LocalWorker:
     async def _pause(self) -> None:
         """Wait out the back-off; a broken worker waits until it is asked to try again."""
         broken = self._state is WorkerState.BROKEN
-        self._wake.clear()
         try:
             await asyncio.wait_for(self._wake.wait(), None if broken else self._restarts.delay_s)
         except TimeoutError:
@@ -192,6 +192,7 @@ class LocalWorker:
     async def _one_process(self) -> None:
         around, loop = self._around, asyncio.get_running_loop()
         self._state, self._reason, self._unfit = WorkerState.STARTING, "", False
+        self._wake.clear()
         self._watch = self._new_watch()
         self._deadline.set(around.settings.start_timeout_s, "starting")
         began_at = loop.time()

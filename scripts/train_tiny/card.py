@@ -81,7 +81,7 @@ takes about an hour on two CPU cores, resumes where it was interrupted, and writ
 3. Rectified flow, {flow_steps:,} steps of {batch}, on 24,000 drawings in five aspect ratios,
    with a new caption at every step, a tenth of them empty.
 4. Guidance distillation, {distill_steps:,} steps: classifier-free guidance into `guidance`. The
-   strength rises with the number ever more slowly (3.5 acts like 2.9, 50 like 5), so that every
+   strength rises with the number ever more slowly (3.5 acts like 2.7, 50 like 4), so that every
    value gives a picture.
 5. The VAE's decoder alone, 1,200 steps, for finer detail; its encoder stays.
 

@@ -27,13 +27,13 @@ STAGES = (
 STEPS = {
     "vae": 4500,
     "text": 1000,
-    "flow": 7500,
-    "distill": 400,
+    "flow": 10000,
+    "distill": 600,
     "decoder": 1200,
     "classifier": 400,
 }
 PICTURES = 24_000
-# The VAE and the evaluation prompts cost the same on any device; this is what CPU training runs on.
+# What the times in the model card are about.
 CPU_THREADS = 2
 
 

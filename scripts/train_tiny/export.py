@@ -19,6 +19,8 @@ from .person import POSES
 from .scenes import BACKGROUNDS, BUCKETS, POSITIONS, SIZES, SUBJECTS
 
 NATIVE_PIXELS = 16384
+# Sampling spends most of its steps where shapes are decided, as training does (see `flow`).
+SHIFT = 3.0
 _COMPONENT_FOLDERS = (
     "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae",
 )  # fmt: skip
@@ -29,7 +31,7 @@ _UNCLEAN_KEYS = ("_name_or_path", "name_or_path")
 def export_pipeline(stage: FlowStage, vae: AutoencoderKL, out: Path) -> None:
     """Replaces `out`'s components, each by a rename, and leaves its other files alone."""
     pipeline = FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False),
         vae=_half(vae),
         text_encoder=_half(stage.encoders.clip),
         tokenizer=stage.encoders.clip_tokenizer,

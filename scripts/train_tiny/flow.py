@@ -171,8 +171,13 @@ def flow_batch(
 
 
 def sample_times(size: int, generator: torch.Generator) -> Tensor:
-    """Mostly logit-normal (the middle is hardest), a fifth uniform so that no time is unseen."""
-    normal = torch.sigmoid(torch.randn(size, generator=generator))
+    """Mostly logit-normal around 0.8, a fifth uniform so that no time is unseen.
+
+    A token's mean colour has a variance of about 16 where noise has 1, so noise hides it late:
+    shapes are decided at times of 0.75 to 0.97, while below 0.5 everything is soon learnt. The
+    middle of the normal is log(4), the shift that goes with a signal of four times the spread.
+    """
+    normal = torch.sigmoid(1.39 + torch.randn(size, generator=generator))
     uniform = torch.rand(size, generator=generator)
     return torch.where(torch.rand(size, generator=generator) < 0.2, uniform, normal)
 

@@ -15,7 +15,7 @@ async def test_a_watcher_gets_everything_in_order_and_then_the_end():
         hub.publish("t", 1, Started(worker="w", attempt=1))
         hub.publish("t", 1, Progress(step=1, total=2))
         hub.publish("t", 1, Finished())
-        told = [stamped async for stamped in news]
+        told = [await news.next() for _ in range(3)]
     assert [stamped.id for stamped in told] == ["1.1", "1.2", "1.3"]
     assert isinstance(told[-1].event, Finished)
 

@@ -56,7 +56,10 @@ class House:
 
     async def open(self) -> KeyRing:
         """Start."""
-        return await KeyRing.open(self.database(), self.config, self.clock, lambda: self.config)
+        folders = (Path.cwd(), self.config.data_dir)
+        return await KeyRing.open(
+            self.database(), self.config, self.clock, lambda: self.config, import_from=folders
+        )
 
     def close(self) -> None:
         """Stop; only files and the database remain."""

@@ -65,8 +65,8 @@ def test_without_trained_sizes_the_native_square_is_drawn():
     assert images.drawing_size(spec, (1024, 512)) == (128, 128)
 
 
-@settings(deadline=None)
-@given(SIDES, SIDES, st.booleans())
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 600), st.integers(1, 600), st.booleans())
 def test_the_answer_has_exactly_the_size_asked_for(width: int, height: int, stretch: bool):
     drawn = Image.new("RGB", (36, 28))
     assert images.enlarge(drawn, (width, height), stretch=stretch).size == (width, height)
@@ -75,6 +75,18 @@ def test_the_answer_has_exactly_the_size_asked_for(width: int, height: int, stre
 def test_a_circle_stays_round_when_the_picture_is_enlarged():
     width, height = dark_box(images.enlarge(disc((144, 112)), (768, 512), stretch=False))
     assert abs(width - height) <= 4
+
+
+def test_an_enlarged_edge_is_steep_and_has_no_halo():
+    small = Image.new("RGB", (16, 16), (200, 40, 40))
+    small.paste((40, 40, 200), (8, 0, 16, 16))
+    row = images.enlarge(small, (128, 128), stretch=True).crop((0, 64, 128, 65)).tobytes()
+    reds = list(row[::3])
+    assert reds == sorted(reds, reverse=True)
+    assert (reds[0], reds[-1]) == (200, 40)
+    plain = small.resize((128, 128), Image.Resampling.LANCZOS).crop((0, 64, 128, 65)).tobytes()
+    between = [sum(50 < red < 190 for red in reds), sum(50 < red < 190 for red in plain[::3])]
+    assert between[0] <= between[1] / 2
 
 
 # Inputs

@@ -90,7 +90,6 @@ def new_task(
         lane=lane,
         warm_key="flux1-dev|",
         cost_s=cost_s,
-        attended=True,
     )
 
 

@@ -46,7 +46,7 @@ def test_an_inserted_task_is_stored_as_asked(database: Database) -> None:
     task_id = insert(database, new)
     task = get(database, task_id)
     assert (task.owner, task.key_id, task.dialect) == ("ann", "k_1", "native")
-    assert (task.state, task.attempt, task.attended) == (TaskState.PENDING, 0, True)
+    assert (task.state, task.attempt) == (TaskState.PENDING, 0)
     assert (task.priority, task.rank) == (3, 3 * QUEUE.ageing_s)
     assert task.asked == new.asked
     assert task.asked.steps is None

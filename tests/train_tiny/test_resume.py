@@ -21,7 +21,7 @@ def _job(folder: Path, losses: list[float]) -> StageJob:
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(step_seed(0, "test", step))
         batch = torch.randn(8, 4, generator=generator)
-        loss = (module(batch) - batch.flip(1)).square().mean()
+        loss: Tensor = (module(batch) - batch.flip(1)).square().mean()
         losses.append(loss.item())
         return loss
 

@@ -10,6 +10,7 @@ from genserve.domain.pool import (
     TaskDone,
     TaskFailed,
     TaskLoading,
+    TaskProgress,
     TaskStarted,
     TaskStopped,
     WorkerDown,
@@ -26,7 +27,8 @@ def assert_crashed(event: object) -> None:
 
 
 async def assert_serves_again(pool: PoolUnderTest, dead_pid: int | None) -> None:
-    assert isinstance(await pool.run("the next one"), TaskDone)
+    end = await pool.run("the next one")
+    assert isinstance(end, TaskDone), end
     assert pool.worker().pid != dead_pid
     assert pool.worker().restarts >= 1
 
@@ -110,8 +112,8 @@ async def test_a_task_that_was_never_taken_is_given_back_unblamed(
 async def test_cancelling_a_task_that_hangs_ends_its_process(start_pool: StartPool):
     pool = await start_pool(min_step_timeout_s=0.8, load_timeout_s=60)
     pid = (await pool.until_state(WorkerState.IDLE)).pid
-    assignment = await pool.submit("fake:hang")
-    await pool.next(TaskStarted)
+    assignment = await pool.submit("fake:hang_later")
+    await pool.next(TaskProgress)
     await pool.pool.cancel("cpu-0", assignment.task_id, 1)
     stopped = await pool.end_of(assignment)
     assert isinstance(stopped, TaskStopped)

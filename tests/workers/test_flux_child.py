@@ -21,7 +21,7 @@ async def drawn(pool: PoolUnderTest, name: str, **asked: object) -> Result:
 
 
 async def test_a_real_model_draws_enlarges_stops_and_starts_from_a_picture(start_pool: StartPool):
-    pool = await start_pool(families=["flux"], threads=1)
+    pool = await start_pool(families=["flux"])
     together = await drawn(pool, "both", count=2)
     for image in together.images:
         data = blob(pool.assignment(name="both"), image.sha256)

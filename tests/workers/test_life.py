@@ -101,6 +101,25 @@ async def test_what_a_dead_process_started_is_ended_too(start_pool: StartPool, t
     await until_gone(grandchild)
 
 
+async def test_a_process_gets_its_device_and_no_secrets(
+    start_pool: StartPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("API_KEYS_ENCRYPTION_KEY", "secret")
+    monkeypatch.setenv("GENSERVE_STORE__URL", "secret")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "the operator's own")
+    told = tmp_path / "environment.json"
+    pool = await start_pool(command=program("tell_environment", str(told)), threads=3)
+    await pool.until_state(WorkerState.IDLE)
+    environment = json.loads(told.read_text())
+    assert "secret" not in environment.values()
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment["CUDA_VISIBLE_DEVICES"] == ""
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert environment["PYTORCH_CUDA_ALLOC_CONF"] == "the operator's own"
+    assert environment["HOME"]
+
+
 async def test_a_process_that_ignores_the_stop_is_killed(start_pool: StartPool):
     pool = await start_pool(command=program("ignore_stop"))
     pid = (await pool.until_state(WorkerState.IDLE)).pid

@@ -37,6 +37,7 @@ from genserve.api.preferences import idempotency_key, prefers_async
 from genserve.api.problems import checked
 from genserve.api.waiting import until_ended
 from genserve.config import Api
+from genserve.core.service import InputPicture
 from genserve.domain.caller import KeyRecord
 from genserve.domain.request import (
     Control,
@@ -117,18 +118,19 @@ async def generate_upload(request: Request, caller: GenerationCaller) -> Respons
 async def _generate(
     request: Request, caller: KeyRecord, body: GenerateFields, given: Mapping[str, FormValue]
 ) -> Response:
-    """Check, store the pictures, queue, then wait for the end or answer at once."""
+    """Check, decode the pictures, queue, then wait for the end or answer at once."""
     runtime, visit = runtime_of(request), visit_of(request)
     check(body, given.keys(), runtime.config.api, visit.language)
     key = idempotency_key(request.headers, visit.language)
     waits = not (body.respond_async or prefers_async(request.headers))
-    files = {name: await _stored(request, name, value) for name, value in given.items()}
+    pictures = {name: await _decoded(request, name, value) for name, value in given.items()}
+    files = {name: picture.file for name, picture in pictures.items()}
     submitted = await runtime.service.submit(
         caller,
         to_request(body, files, embed_metadata=runtime.config.api.embed_metadata),
         dialect=DIALECT,
         priority=body.priority,
-        attended=waits and key is None,
+        pictures=list(pictures.values()),
         idempotency=key,
     )
     task = submitted.task
@@ -208,11 +210,11 @@ def _image(file: FileRef, role: ImageRole, body: GenerateFields) -> InputImage:
     return InputImage(file=file, role=role, control=Control(type=kind))
 
 
-async def _stored(request: Request, name: str, value: FormValue) -> FileRef:
+async def _decoded(request: Request, name: str, value: FormValue) -> InputPicture:
     runtime = runtime_of(request)
     if isinstance(value, str):
         value = decode_base64(value, name, runtime.config.api, visit_of(request).language)
-    return await runtime.service.save_input(value, name)
+    return await runtime.service.read_picture(value, name)
 
 
 def _loras(text: str, limits: Api, language: Language) -> object:

@@ -75,7 +75,6 @@ def _insert(conn: Connection, *, n: int, queue: Queue) -> None:
         lane=LOCAL,
         warm_key=policy.warm_key(MODEL, ""),
         cost_s=1.0,
-        attended=False,
     )
     tasks.insert(conn, task, now=now, queue=queue)
 

@@ -102,5 +102,4 @@ def _task(number: int, now: float) -> tasks.NewTask:
         lane="local",
         warm_key="flux1-dev|",
         cost_s=1.0 + number % 7,
-        attended=False,
     )

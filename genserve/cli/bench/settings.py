@@ -5,9 +5,9 @@ from typing import Any
 MODEL = "fake"
 
 
-def settings(*, workers: int = 1, **options: Any) -> dict[str, Any]:
-    """As config.yaml holds it. `options` are the fake model's."""
+def settings() -> dict[str, Any]:
+    """As config.yaml holds it."""
     return {
-        "pool": {"devices": f"cpu:{workers}", "threads": 1},
-        "models": {MODEL: {"family": "fake", "multiple_of": 8, "options": options}},
+        "pool": {"devices": "cpu:1", "threads": 1},
+        "models": {MODEL: {"family": "fake", "multiple_of": 8}},
     }

@@ -83,7 +83,6 @@ def _tasks() -> None:
         sa.Column("rank", sa.Double, nullable=False),
         sa.Column("warm_key", sa.Text, nullable=False),
         sa.Column("passed", sa.Integer, nullable=False, server_default="0"),
-        sa.Column("attended", sa.Boolean, nullable=False),
         sa.Column("cancel_requested", sa.Boolean, nullable=False, server_default=sa.text("false")),
         sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
         sa.Column("attempt_token", sa.String(36)),
