@@ -63,7 +63,9 @@ class Booking:
         task, now = running.task, self._clock()
         move = partial(tasks.finish, task_id=task.id, token=running.token, result=result, now=now)
         if not await self.book(move):
-            log.warning("result of task %s was refused: another attempt has it", task.id)
+            log.warning(
+                "a result was refused: another attempt has the task", extra={"task_id": task.id}
+            )
             return
         self._learn(result.generation_s)
         waited_s = now - task.created_at.timestamp() - result.generation_s - result.load_s

@@ -172,7 +172,8 @@ class Dispatcher:
                 await self._prepare(idle)
                 return
             if isinstance(claimed, _Unreadable):
-                log.error("task %s cannot be read any more and was ended", claimed.task_id)
+                about = {"task_id": claimed.task_id}
+                log.error("a stored task cannot be read any more and was ended", extra=about)
                 self._hub.publish(claimed.task_id, 0, Failed(error=UNREADABLE))
             else:
                 await self._give(claimed)
@@ -295,7 +296,7 @@ class Dispatcher:
             case TaskDone() | TaskFailed() | TaskStopped():
                 running = self._running.get(event.task_id)
                 if running is None or running.token != event.token:
-                    log.warning("ignored a late result of task %s", event.task_id)
+                    log.warning("ignored a late result", extra={"task_id": event.task_id})
                     return
                 self._later(self._end(running, event))
             case _:
@@ -317,7 +318,7 @@ class Dispatcher:
         try:
             await self._end_as_told(running, event)
         except Exception:  # the task's edge: it must end, and its clients must hear of it
-            log.exception("cannot book the end of task %s", running.task.id)
+            log.exception("cannot book a task's end", extra={"task_id": running.task.id})
             error = ErrorInfo.of(GenServeError())
             await self._booking.failed(running, error, Outcome.FAILED)
 
@@ -340,7 +341,8 @@ class Dispatcher:
 
     async def _end_failed(self, running: Running, event: TaskFailed) -> None:
         task = running.task
-        log.warning("task %s failed on %s: %s", task.id, event.worker, event.error.code)
+        about = {"task_id": task.id, "worker": event.worker, "code": event.error.code}
+        log.warning("an attempt failed", extra=about)
         decision = policy.after_failure(
             event, crashes=task.crashes, poison_after=self._queue.poison_after
         )

@@ -6,6 +6,7 @@ a process that replaces a dead one compares. One step of a small picture, so it 
 
 import hashlib
 import json
+import logging
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,8 @@ from genserve.domain.model import ModelSpec
 from genserve.domain.request import GenerationRequest, Mode
 from genserve.pipelines.base import Pipeline, Stage, UnusablePicture
 from genserve.pipelines.images import refuse_constant
+
+log = logging.getLogger("child.canary")
 
 _PIXELS = 256
 """Side of the picture, in pixels, for models without trained sizes of their own."""
@@ -39,13 +42,21 @@ def check(
     """
     if Mode.TEXT2IMG not in spec.capabilities.modes:
         return
-    key = {"device": device, "model": spec.id, "weights": _weights(spec), **software()}
+    request = _request(spec)
+    key = {
+        "device": device,
+        "weights": _weights(spec),
+        "request": request.model_dump(mode="json"),
+        "options": spec.options,
+        "dtype": spec.dtype,
+        **software(),
+    }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     file = folder / f"{name}.json"
     recorded = _read(file)
     if recorded is not None and not restarted:
         return
-    drawn = _draw(pipeline, spec)
+    drawn = _draw(pipeline, request)
     if recorded is None and drawn is not None:
         _write(file, {**key, "sha256": drawn})
     elif recorded != drawn:
@@ -64,10 +75,9 @@ class _Silent:
         pass
 
 
-def _draw(pipeline: Pipeline, spec: ModelSpec) -> str | None:
-    """The hash of the known picture, None when it is unusable."""
+def _request(spec: ModelSpec) -> GenerationRequest:
     width, height = spec.buckets[0] if spec.buckets else (_PIXELS, _PIXELS)
-    request = GenerationRequest(
+    return GenerationRequest(
         model=spec.id,
         prompt="a red circle on a white background",
         width=width,
@@ -77,8 +87,12 @@ def _draw(pipeline: Pipeline, spec: ModelSpec) -> str | None:
         guidance=spec.defaults.guidance,
         scheduler=spec.defaults.scheduler,
     )
+
+
+def _draw(pipeline: Pipeline, request: GenerationRequest) -> str | None:
+    """The hash of the known picture, None when it is unusable."""
     try:
-        image = pipeline.generate(request, 0, {}, _Silent())
+        image = pipeline.generate(request, request.seed or 0, {}, _Silent())
         refuse_constant(image)
     except UnusablePicture:
         return None
@@ -96,14 +110,20 @@ def _weights(spec: ModelSpec) -> list[list[str | int]]:
 def _read(file: Path) -> str | None:
     try:
         recorded = json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, json.JSONDecodeError):
         return None
     return str(recorded["sha256"])
 
 
 def _write(file: Path, content: dict[str, object]) -> None:
-    """At once or not at all: two processes may record the same canary."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """At once or not at all: two processes may record the same canary.
+
+    A full disk costs the canary, not the model.
+    """
     unfinished = file.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    unfinished.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        unfinished.replace(file)
+    except OSError:
+        log.warning("cannot record a canary", exc_info=True)

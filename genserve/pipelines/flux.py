@@ -55,31 +55,9 @@ class Flux:
         hook: Hook,
     ) -> Image.Image:
         """Draw one picture, see `Pipeline.generate`."""
-        steps, scheduler = request.steps or 1, request.scheduler or "euler"
-        # 1. The mode's own pipeline, made of the same components
-        picture: dict[str, Any] = {}
-        levels = noise_levels(steps)
-        match request.mode:
-            case Mode.TEXT2IMG:
-                pipe = self._pipe
-            case Mode.IMG2IMG:
-                pipe = FluxImg2ImgPipeline(**self._pipe.components)
-                pipe.set_progress_bar_config(disable=True)
-                levels = noise_levels(steps, request.strength or 0.0)
-                picture = {"image": inputs[ImageRole.INIT], "strength": 1.0}
-            case (
-                Mode.FILL
-                | Mode.CONTROLNET
-                | Mode.REDUX
-                | Mode.EDIT
-                | Mode.UPSCALE
-                | Mode.PREPROCESS
-            ):
-                raise UnsupportedMode(
-                    model=request.model, mode=request.mode, supported=["text2img", "img2img"]
-                )
-            case _:
-                assert_never(request.mode)
+        # 1. The mode's own pipeline, the noise levels to walk, and the picture to start from
+        pipe, levels, picture = self._set_up(request, inputs)
+        scheduler = request.scheduler or "euler"
         with torch.no_grad(), _scheduled(pipe, scheduler), _left_clean(pipe):
             # 2. The prompt, as far as the tokenizer reaches
             hook.stage(Stage.TEXT)
@@ -106,6 +84,34 @@ class Flux:
             # 5. From latents to pixels
             hook.stage(Stage.DECODE)
             return self._decode(latents, request)
+
+    def _set_up(
+        self, request: GenerationRequest, inputs: Mapping[ImageRole, Image.Image]
+    ) -> tuple[Any, list[float], dict[str, Any]]:
+        steps = request.steps or 1
+        match request.mode:
+            case Mode.TEXT2IMG:
+                return self._pipe, noise_levels(steps), {}
+            case Mode.IMG2IMG:
+                pipe = FluxImg2ImgPipeline(**self._pipe.components)
+                pipe.set_progress_bar_config(disable=True)
+                # Strength is in the levels already: the library's own way of leaving out the
+                # first ones miscounts them for a scheduler of order 2.
+                picture = {"image": inputs[ImageRole.INIT], "strength": 1.0}
+                return pipe, noise_levels(steps, request.strength or 0.0), picture
+            case (
+                Mode.FILL
+                | Mode.CONTROLNET
+                | Mode.REDUX
+                | Mode.EDIT
+                | Mode.UPSCALE
+                | Mode.PREPROCESS
+            ):
+                raise UnsupportedMode(
+                    model=request.model, mode=request.mode, supported=["text2img", "img2img"]
+                )
+            case _:
+                assert_never(request.mode)
 
     def _decode(self, latents: torch.Tensor, request: GenerationRequest) -> Image.Image:
         pipe, vae = self._pipe, self._pipe.vae

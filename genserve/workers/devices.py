@@ -1,5 +1,6 @@
 """Which devices there are, without torch: the server must not load it, NVML knows enough."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Literal
 import pynvml
 
 from genserve.config import Pool
+
+log = logging.getLogger(__name__)
 
 RESIDENT_SHARE = {"cuda": 0.9, "cpu": 0.5}
 """Share of a device's memory that resident models may take; the rest is for working on pictures."""
@@ -70,19 +73,25 @@ def installed_gpus() -> tuple[Gpu, ...]:
     """
     try:
         pynvml.nvmlInit()
-        return tuple(_gpu(number) for number in range(pynvml.nvmlDeviceGetCount()))
+        count = pynvml.nvmlDeviceGetCount()
     except pynvml.NVMLError:
         return ()
+    return tuple(_gpu(number) for number in range(count))
 
 
 def _gpu(number: int) -> Gpu:
-    handle = pynvml.nvmlDeviceGetHandleByIndex(number)
-    return Gpu(
-        number=number,
-        uuid=pynvml.nvmlDeviceGetUUID(handle),
-        name=pynvml.nvmlDeviceGetName(handle),
-        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-    )
+    """One GPU. A sick one is listed too: its process fails at start and says why."""
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+        uuid, name = pynvml.nvmlDeviceGetUUID(handle), pynvml.nvmlDeviceGetName(handle)
+    except pynvml.NVMLError as error:
+        log.warning("the driver cannot tell about GPU %d: %s", number, error)
+        return Gpu(number, str(number), f"GPU {number}", 0)
+    try:
+        memory_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except pynvml.NVMLError:  # memory that the GPU shares with the CPU is not told
+        memory_bytes = _machine_memory_bytes()
+    return Gpu(number, uuid, name, memory_bytes)
 
 
 def choose(settings: Pool, environment: Mapping[str, str], gpus: Sequence[Gpu]) -> list[Device]:
@@ -97,25 +106,42 @@ def choose(settings: Pool, environment: Mapping[str, str], gpus: Sequence[Gpu]) 
         chosen = [by_number.get(n, Gpu(n, str(n), f"GPU {n}", 0)) for n in settings.devices]
         return [_cuda(gpu, settings, len(chosen)) for gpu in chosen]
     if settings.devices == "auto":
-        visible = _visible(gpus, environment.get("CUDA_VISIBLE_DEVICES"))
+        variable = environment.get("CUDA_VISIBLE_DEVICES")
+        visible = _visible(gpus, variable)
         if visible:
             return [_cuda(gpu, settings, len(visible)) for gpu in visible]
+        if gpus and variable:
+            log.warning("CUDA_VISIBLE_DEVICES=%s names none of the GPUs: using the CPU", variable)
         return [_cpu(0, settings, 1)]
     count = int(settings.devices.removeprefix("cpu:"))
     return [_cpu(number, settings, count) for number in range(count)]
 
 
 def _visible(gpus: Sequence[Gpu], variable: str | None) -> list[Gpu]:
-    """The GPUs that the variable names by number or UUID (or its beginning); unset: all."""
+    """The GPUs that the variable names by number or UUID (or its beginning); unset: all.
+
+    A slice of a GPU (MIG) is known to CUDA by its UUID alone; NVML lists only whole ones.
+    """
     if variable is None:
         return list(gpus)
-    chosen = []
+    chosen: list[Gpu] = []
     for word in filter(None, (word.strip() for word in variable.split(","))):
         named = [gpu for gpu in gpus if word == str(gpu.number) or gpu.uuid.startswith(word)]
+        if word.startswith("MIG-"):
+            named = [Gpu(len(chosen), word, f"GPU slice {word[:12]}", _slice_bytes(word))]
         if not named:  # as CUDA does: nothing after an entry that is not there
             break
         chosen.append(named[0])
     return chosen
+
+
+def _slice_bytes(uuid: str) -> int:
+    """The memory of a MIG slice; 0 when the driver does not tell."""
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+    except pynvml.NVMLError:
+        return 0
 
 
 def _cuda(gpu: Gpu, settings: Pool, count: int) -> Device:
@@ -130,15 +156,26 @@ def _cuda(gpu: Gpu, settings: Pool, count: int) -> Device:
 
 
 def _cpu(number: int, settings: Pool, count: int) -> Device:
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device(
         name=f"cpu-{number}",
         kind="cpu",
         visible="",
         full_name=_cpu_name(),
-        memory_bytes=memory_bytes // count,
+        memory_bytes=_machine_memory_bytes() // count,
         threads=settings.threads or max(1, _cores() // count),
     )
+
+
+def _machine_memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version; empty where there is none."""
+    try:
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return ""
 
 
 def _cores() -> int:

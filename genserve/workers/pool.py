@@ -27,6 +27,9 @@ _TUNING = {
 }
 """For every process; the operator's own values win."""
 
+MEMORY_EVERY_S = 2.0
+"""How old the workers' memory figures may be."""
+
 log = logging.getLogger(__name__)
 
 
@@ -65,6 +68,7 @@ class LocalPool:
         chosen = devices.choose(settings, inherited, devices.installed_gpus())
         self._workers = {device.name: LocalWorker(device, around) for device in chosen}
         self._lives: list[asyncio.Task[None]] = []
+        self._sampling: asyncio.Task[None] | None = None
         self._stopping = False
         self._hurry = asyncio.Event()
 
@@ -74,6 +78,14 @@ class LocalPool:
             life = asyncio.create_task(worker.live(), name=f"worker.{worker.id}")
             life.add_done_callback(partial(_on_life_ended, worker))
             self._lives.append(life)
+        self._sampling = asyncio.create_task(self._sample_memory(), name="pool.memory")
+
+    async def _sample_memory(self) -> None:
+        """Now and then, so that asking for the workers' state never asks a driver."""
+        while True:
+            for worker in self._workers.values():
+                await worker.sample_memory()
+            await asyncio.sleep(MEMORY_EVERY_S)
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """The workers as they are now."""
@@ -116,6 +128,9 @@ class LocalPool:
         for worker in self._workers.values():
             worker.end()
         await asyncio.gather(*self._lives, return_exceptions=True)
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.gather(self._sampling, return_exceptions=True)
         self._events.put_nowait(None)
 
     async def _drain(self, drain_s: float) -> None:

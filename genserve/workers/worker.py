@@ -67,6 +67,7 @@ class LocalWorker:
         self._child: ChildProcess | None = None
         self._held: HeldTask | None = None
         self._loaded: tuple[str, ...] = ()
+        self._memory_used: int | None = None
         self._restarts = Restarts(around.settings.restart_min_s, around.settings.restart_max_s)
         self._deadline = Deadline(self._on_hung)
         self._watch = self._new_watch()
@@ -96,11 +97,18 @@ class LocalWorker:
             pid=pid,
             loaded=self._loaded,
             memory_total=self._device.memory_bytes or None,
-            memory_used=devices.memory_used(self._device, pid) if pid else None,
+            memory_used=self._memory_used if pid else None,
             task_id=self._held.assignment.task_id if self._held else None,
             reason=self._reason,
             restarts=self._restarts.count,
         )
+
+    async def sample_memory(self) -> None:
+        """Find out how much memory is in use; a driver that hangs blocks a thread, not the loop."""
+        if self._child is not None:
+            self._memory_used = await asyncio.to_thread(
+                devices.memory_used, self._device, self._child.pid
+            )
 
     # Commands
 

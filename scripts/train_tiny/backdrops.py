@@ -22,7 +22,7 @@ MOON: RGB = (255, 244, 196)
 def draw_garden(canvas: Canvas, rng: random.Random) -> None:
     """Sky above grass, with a bed of small flowers along the lower edge."""
     width, height = canvas.width, canvas.height
-    horizon = height * rng.uniform(0.46, 0.54)
+    horizon = height * rng.uniform(0.49, 0.51)
     canvas.rectangle((0, 0), (width, height), SKY)
     canvas.rectangle((0, horizon), (width, height), GRASS)
     count = width // 20
@@ -52,8 +52,8 @@ def draw_beach(canvas: Canvas, rng: random.Random) -> None:
     width, height = canvas.width, canvas.height
     canvas.rectangle((0, 0), (width, height), SKY)
     canvas.ellipse((18, 18), 10, 10, (255, 214, 80))
-    sea = height * rng.uniform(0.42, 0.48)
-    shore = height * rng.uniform(0.64, 0.7)
+    sea = height * rng.uniform(0.44, 0.46)
+    shore = height * rng.uniform(0.66, 0.68)
     canvas.rectangle((0, sea), (width, shore), SEA)
     canvas.rectangle((0, shore), (width, height), SAND)
 

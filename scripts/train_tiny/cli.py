@@ -27,7 +27,7 @@ STAGES = (
 STEPS = {
     "vae": 4500,
     "text": 1000,
-    "flow": 10000,
+    "flow": 14000,
     "distill": 600,
     "decoder": 1200,
     "classifier": 400,

@@ -30,6 +30,7 @@ LATENT_CHANNELS = 16
 # Share of the training pictures, and of the steps, in each bucket.
 BUCKET_SHARES = {"1:1": 0.44, "4:3": 0.14, "3:4": 0.14, "16:9": 0.14, "9:16": 0.14}
 CAPTION_DROPOUT = 0.1
+LOOSENESS = 0.2
 # Without this, a subject is a fifth of the loss and its colour and shape come out wrong.
 SUBJECT_WEIGHT = 3.0
 
@@ -87,7 +88,7 @@ class LatentSet:
 
 def bucket_specs(bucket: str, count: int, seed: int) -> list[SceneSpec]:
     rng = random.Random(step_seed(seed, "flow-data", bucket))
-    return [sample_spec(rng, bucket) for _ in range(count)]
+    return [sample_spec(rng, bucket, looseness=LOOSENESS) for _ in range(count)]
 
 
 @torch.no_grad()
@@ -112,7 +113,7 @@ def load_latents(
 ) -> dict[str, LatentSet]:
     """Draws and encodes the training pictures, once: later runs of the same VAE read them back."""
     path = folder / "latents.pt"
-    made_for = [count, seed, vae.config.shift_factor, vae.config.scaling_factor]
+    made_for = [count, seed, LOOSENESS, vae.config.shift_factor, vae.config.scaling_factor]
     stored = torch.load(path, weights_only=True) if path.exists() else {}
     numbers = {bucket: round(count * share) for bucket, share in BUCKET_SHARES.items()}
     if stored.get("made_for") == made_for:

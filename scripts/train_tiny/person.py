@@ -44,26 +44,29 @@ _HEAD: Point = (0.0, -0.72)
 _NECK: Point = (0.0, -0.44)
 
 
-def solve_joints(pose: Pose, rng: random.Random) -> dict[str, Point]:
+def solve_joints(pose: Pose, rng: random.Random, looseness: float = 1.0) -> dict[str, Point]:
     """The joints in the subject's unit square. The person's right side is the viewer's left."""
+    jitter = _ANGLE_JITTER * looseness
     joints: dict[str, Point] = {"nose": (0.0, -0.7), "neck": _NECK}
     for side, sign, arm, leg in (
         ("right", -1.0, pose.right_arm, pose.right_leg),
         ("left", 1.0, pose.left_arm, pose.left_leg),
     ):
         joints[f"{side}_shoulder"] = shoulder = (sign * 0.24, -0.38)
-        joints[f"{side}_elbow"] = elbow = _swing(shoulder, arm[0], sign, 0.34, rng)
-        joints[f"{side}_wrist"] = _swing(elbow, arm[1], sign, 0.32, rng)
+        joints[f"{side}_elbow"] = elbow = _swing(shoulder, arm[0], sign, 0.34, jitter, rng)
+        joints[f"{side}_wrist"] = _swing(elbow, arm[1], sign, 0.32, jitter, rng)
         joints[f"{side}_hip"] = hip = (sign * 0.13, 0.2)
-        joints[f"{side}_knee"] = knee = _swing(hip, leg[0], sign, 0.38, rng)
-        joints[f"{side}_ankle"] = _swing(knee, leg[1], sign, 0.36, rng)
+        joints[f"{side}_knee"] = knee = _swing(hip, leg[0], sign, 0.38, jitter, rng)
+        joints[f"{side}_ankle"] = _swing(knee, leg[1], sign, 0.36, jitter, rng)
         joints[f"{side}_eye"] = (sign * 0.09, -0.74)
         joints[f"{side}_ear"] = (sign * 0.22, -0.72)
     return {name: joints[name] for name in JOINTS}
 
 
-def _swing(start: Point, degrees: float, sign: float, length: float, rng: random.Random) -> Point:
-    angle = math.radians(degrees + rng.uniform(-_ANGLE_JITTER, _ANGLE_JITTER))
+def _swing(
+    start: Point, degrees: float, sign: float, length: float, jitter: float, rng: random.Random
+) -> Point:
+    angle = math.radians(degrees + rng.uniform(-jitter, jitter))
     return start[0] + sign * length * math.sin(angle), start[1] + length * math.cos(angle)
 
 

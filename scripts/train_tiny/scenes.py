@@ -88,7 +88,11 @@ _HELD_OUT_PERCENT = 5
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """One picture. `pose` is empty unless the subject is a person."""
+    """One picture. `pose` is empty unless the subject is a person.
+
+    `looseness` scales the chance in place, size and limbs. The flow learns from pictures of little
+    of it: where every edge may lie anywhere, a model this small draws blobs for a long time.
+    """
 
     subject: str
     colour: str
@@ -98,6 +102,7 @@ class SceneSpec:
     pose: str
     bucket: str
     seed: int
+    looseness: float = 1.0
 
     @property
     def triple(self) -> tuple[str, str, str]:
@@ -128,6 +133,7 @@ def sample_spec(
     bucket: str = "1:1",
     held_out: bool = False,
     natural_share: float = _NATURAL_SHARE,
+    looseness: float = 1.0,
 ) -> SceneSpec:
     """A spec at random: from the held-out triples if asked for, from all the others if not."""
     while True:
@@ -141,18 +147,19 @@ def sample_spec(
     position = "center" if rng.random() < 0.35 else rng.choice(POSITIONS)
     size = rng.choice(("small", "medium", "medium", "large"))
     pose = rng.choice(tuple(POSES)) if subject == "person" else ""
-    return SceneSpec(*triple, position, size, pose, bucket, rng.getrandbits(32))
+    return SceneSpec(*triple, position, size, pose, bucket, rng.getrandbits(32), looseness)
 
 
 def frame_of(spec: SceneSpec, rng: random.Random) -> Frame:
     """Where the subject stands: whole within the picture, a little off by chance."""
     width, height = BUCKETS[spec.bucket]
     short = min(width, height)
-    radius = short * SIZES[spec.size] * rng.uniform(0.94, 1.06)
+    spread = 0.06 * spec.looseness
+    radius = short * SIZES[spec.size] * rng.uniform(1 - spread, 1 + spread)
     step_x, step_y = {
         "center": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1),
     }[spec.position]  # fmt: skip
-    jitter = 0.02 * short
+    jitter = 0.02 * short * spec.looseness
     return Frame(
         width / 2 + step_x * _reach(width, radius) + rng.uniform(-jitter, jitter),
         height / 2 + step_y * _reach(height, radius) + rng.uniform(-jitter, jitter),
@@ -177,7 +184,7 @@ def draw(spec: SceneSpec) -> Drawing:
     colour = COLOURS[spec.colour]
     joints: dict[str, Point] = {}
     if spec.subject == "person":
-        unit_joints = solve_joints(POSES[spec.pose], rng)
+        unit_joints = solve_joints(POSES[spec.pose], rng, spec.looseness)
         draw_person(canvas, colour, unit_joints)
         joints = {name: frame.to_pixels(point) for name, point in unit_joints.items()}
     else:

@@ -65,8 +65,7 @@ def draw_flower(canvas: Canvas, colour: RGB, rng: random.Random) -> None:
     heart = (255, 214, 70) if colour != COLOURS["yellow"] else (150, 92, 44)
     canvas.stroke([(0, 0.2), (0, 0.98)], 0.11, LEAF)
     canvas.polygon(bezier([(0, 0.9), (0.2, 0.5), (0.62, 0.5), (0.5, 0.86), (0, 0.92)], 14), LEAF)
-    turn = rng.uniform(0, math.pi / 3)
-    for petal in ring(6, 0.44, (0, -0.28), turn):
+    for petal in ring(6, 0.44, (0, -0.28)):
         canvas.ellipse(petal, 0.31, 0.31, colour)
     canvas.ellipse((0, -0.28), 0.26, 0.26, heart)
 

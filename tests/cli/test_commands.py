@@ -14,7 +14,10 @@ import pytest
 from PIL import Image
 
 from genserve.cli.bench.command import Benchmark
+from genserve.cli.checks import service
+from genserve.cli.checks.finding import Verdict
 from genserve.cli.sockets import listen
+from genserve.config import Config
 from tests.cli.command import FAKE, environment, genserve, one_line, write_config
 from tests.cli.serving import serve, wait_until
 
@@ -217,17 +220,25 @@ def test_models_and_loras(tmp_path):
 
 def test_doctor(tmp_path, free_port):
     settings = {**FAKE, "server": {"port": int(free_port)}}
-    write_config(tmp_path, settings)
-    found = {row["subject"]: row for row in rows(genserve(tmp_path, "doctor", "--json"))}
+    with serve(tmp_path, settings, "--port", free_port):
+        found = {row["subject"]: row for row in rows(genserve(tmp_path, "doctor", "--json"))}
     assert {"python", "torch", "driver", "data folder", "port", "sqlite", "database", "models"} <= (
         found.keys()
     )
-    assert "free" in found["port"]["found"]
     assert found["torch"]["found"].startswith("2.")
-    with serve(tmp_path, settings, "--port", free_port):
-        found = {row["subject"]: row for row in rows(genserve(tmp_path, "doctor", "--json"))}
     assert "answers" in found["port"]["found"]
     assert "running server" in found["database"]["found"]
+
+
+def test_doctor_before_the_first_start(tmp_path, free_port):
+    config = Config.model_validate(
+        {**FAKE, "server": {"port": int(free_port)}, "data_dir": tmp_path / "data"}
+    )
+    found = {finding.subject: finding for finding in service.check(config, None)}
+    assert all(finding.verdict is Verdict.OK for finding in found.values())
+    assert "free" in found["port"].found
+    assert "made at the first start" in found["database"].found
+    assert not (tmp_path / "data").exists()
 
 
 def test_doctor_ends_with_1_when_something_must_be_done(tmp_path):
@@ -245,7 +256,7 @@ def test_doctor_ends_with_1_when_something_must_be_done(tmp_path):
 
 
 def test_every_benchmark_measures_something(tmp_path):
-    report = rows(genserve(tmp_path, "bench", "all", "--size", "3", "--json"))
+    report = rows(genserve(tmp_path, "bench", "all", "--size", "1", "--json"))
     assert report["machine"]["cores"] >= 1
     assert 0 < report["machine"]["fsync_p50_ms"] <= report["machine"]["fsync_p99_ms"]
     measured = {one["benchmark"]: one["figures"] for one in report["benchmarks"]}

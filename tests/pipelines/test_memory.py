@@ -199,6 +199,20 @@ def test_other_weights_or_devices_have_a_canary_of_their_own(tmp_path: Path):
     assert len(list(place.iterdir())) == 3
 
 
+def test_a_model_that_is_configured_otherwise_has_a_canary_of_its_own(tmp_path: Path):
+    model, place = spec(tmp_path, "a"), tmp_path / "canary"
+    for changes in ({}, {"buckets": ((64, 32),)}, {"dtype": "float16"}):
+        other = model.model_copy(update=changes)
+        canary.check(Fake(), other, folder=place, device="CPU", restarted=True)
+    assert len(list(place.iterdir())) == 3
+
+
+def test_a_canary_that_cannot_be_recorded_costs_nothing_else(tmp_path: Path):
+    model, place = spec(tmp_path, "a"), tmp_path / "canary"
+    place.write_text("a file where the folder should be")
+    canary.check(Fake(), model, folder=place, device="CPU", restarted=True)
+
+
 def test_a_damaged_record_is_made_again(tmp_path: Path):
     model, place = spec(tmp_path, "a"), tmp_path / "canary"
     canary.check(Fake(), model, restarted=False, folder=place, device="CPU")
