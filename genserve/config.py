@@ -135,7 +135,7 @@ class Pool(Section):
     restart_min_s: Seconds = 0.1
     restart_max_s: Seconds = 30
     threads: Annotated[int, Field(ge=0)] = 0
-    """Compute threads of a CPU worker; 0: the cores divided among the CPU workers."""
+    """Compute threads of a worker process; 0: the cores divided among the workers."""
     preload: tuple[str, ...] = ()
     """Models that each worker loads as soon as it is up."""
 

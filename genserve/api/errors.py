@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from genserve.api.auth import Visit, visit_of
+from genserve.api.gate import CLIENT_GONE
 from genserve.api.language import preferred_language
 from genserve.api.problems import problems_of
 from genserve.errors import (
@@ -34,8 +35,6 @@ from genserve.errors import (
 
 log = structlog.get_logger()
 
-CLIENT_GONE = 499
-"""nginx's status for a client that hung up; nobody receives it, the log shows it."""
 MAX_ECHOED_CHARS = 200
 
 

@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_GONE = 499
+"""nginx's status for a client that hung up; nobody receives it, the log shows it."""
 
 
 class Gate:

@@ -32,6 +32,7 @@ from genserve.workers import orphans
 from genserve.workers.channel import Channel, ChildSettings, ParentGone
 from genserve.workers.drawing import Drawing, Reporter
 from genserve.workers.messages import (
+    UNFIT_EXIT_CODE,
     Cancel,
     Done,
     Failed,
@@ -48,8 +49,6 @@ from genserve.workers.messages import (
 )
 from genserve.workers.output import log_to_parent
 
-UNFIT_EXIT_CODE = 3
-"""Known to `worker.py`: do not start this again."""
 FATAL_EXIT_CODE = 4
 
 log = logging.getLogger("child")

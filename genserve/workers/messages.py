@@ -13,6 +13,10 @@ from genserve.domain.pool import Assignment
 from genserve.domain.request import Value
 from genserve.domain.task import ErrorInfo, Result
 
+UNFIT_EXIT_CODE = 3
+"""A child that ends so before `Ready` is not fit, and starting it again would not help."""
+UNFIT_EXIT_CODE = 3
+"""A child that ends so before `Ready` is not fit, and starting it again would not help."""
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """Far above any message; bounds what is buffered."""
 

@@ -30,6 +30,7 @@ from genserve.workers.deadlines import Deadline
 from genserve.workers.held import HeldTask
 from genserve.workers.messages import (
     TO_PARENT,
+    UNFIT_EXIT_CODE,
     Models,
     Prepare,
     Ready,
@@ -46,8 +47,6 @@ from genserve.workers.restarts import Restarts
 from genserve.workers.surroundings import Surroundings
 from genserve.workers.watch import TaskWatch
 
-UNFIT_EXIT_CODE = 3
-"""A child that ends so before `Ready` is not fit, and starting it again would not help."""
 LAST_WORDS_S = 2.0
 """How long a process that is to end by itself may take to do so."""
 

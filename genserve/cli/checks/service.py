@@ -2,6 +2,9 @@
 
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import make_url
 
 from genserve.cli.checks.finding import Finding, note, ok, problem
 from genserve.cli.client import Client
@@ -10,11 +13,9 @@ from genserve.cli.sockets import listen
 from genserve.config import Config
 from genserve.core.catalog import Catalog
 from genserve.errors import DataFolderInUse, GenServeError, StartupError
+from genserve.store.connections import OLDEST_SQLITE
 from genserve.store.database import Database
 from genserve.store.datafolder import DataFolder
-
-OLDEST_SQLITE = (3, 35, 0)
-"""The first that knows RETURNING, with which tasks are claimed."""
 
 
 def check(config: Config, url: str | None) -> Iterator[Finding]:
@@ -49,7 +50,7 @@ def _sqlite() -> Finding:
 def _database(config: Config) -> Finding:
     """Opened as the server opens it; left alone while a server holds it."""
     kind = "SQLite in the data folder" if config.store.url is None else "as store.url names it"
-    if not config.data_dir.exists():
+    if not config.data_dir.exists() or _not_made_yet(config):
         return ok("database", f"{kind}; made at the first start")
     try:
         folder = DataFolder.open(config.data_dir)
@@ -64,6 +65,13 @@ def _database(config: Config) -> Finding:
     finally:
         folder.close()
     return ok("database", kind)
+
+
+def _not_made_yet(config: Config) -> bool:
+    """Whether the SQLite file is still to come; looking must not make it."""
+    url = make_url(config.database_url)
+    name = url.database or ""
+    return url.get_backend_name() == "sqlite" and not Path(name).exists()
 
 
 def _models(config: Config) -> Iterator[Finding]:
