@@ -9,13 +9,14 @@ from typing import get_args
 import pytest
 import yaml
 
+import genserve
 from genserve import errors
 from genserve.errors import GenServeError, Language, StartupError, all_errors, from_stored
 
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 IN_A_HEADER = {"retry_after_s"}
 """What a caller is told by Retry-After, whether or not the words repeat it."""
-TEXTS = Path(errors.__file__).parent / "texts"
+TEXTS = Path(genserve.__file__).parent / "texts"
 
 
 def every_class(base: type[GenServeError] = GenServeError) -> Iterator[type[GenServeError]]:

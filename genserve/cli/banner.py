@@ -9,11 +9,13 @@ PROMPT = "a red cat on a blue background"
 STEPS = 20
 
 
-def banner(url: str, *, default_key: bool, key_names: list[str], stand_in: str | None) -> str:
+def banner(
+    url: str, *, default_key: bool, key_names: list[str], stand_in: str | None, can_draw: bool
+) -> str:
     """The lines to print. No secret is among them: the default key is in the documents.
 
     `key_names`: names of declared keys; `stand_in`: the shipped model that draws while no real one
-    is installed.
+    is installed; `can_draw`: there is any model that can.
     """
     lines = [
         "",
@@ -23,6 +25,9 @@ def banner(url: str, *, default_key: bool, key_names: list[str], stand_in: str |
     ]
     if stand_in is not None:
         lines += [f"  no real model is installed: {stand_in} draws small, simple pictures instead"]
+    if not can_draw:
+        lines += ["", "No model is installed yet. Put one into the models folder and start again:"]
+        return "\n".join([*lines, "GET /models and the README say where.", ""])
     how = "Draw a first picture:"
     if not default_key:
         named = f", as the one named {json.dumps(key_names[0])}" if key_names else ""

@@ -111,6 +111,7 @@ def _tell_ready(runtime: Runtime, sockets: list[socket.socket]) -> None:
         default_key=runtime.keys.default_key_active and is_loopback(sockets),
         key_names=[key.name for key in runtime.config.keys.declared],
         stand_in=stand_ins[0] if stand_ins else None,
+        can_draw=any(entry.served_by for entry in models),
     )
     typer.echo(text)
 

@@ -78,7 +78,7 @@ takes about an hour on two CPU cores, resumes where it was interrupted, and writ
 
 1. VAE, 4,500 steps: 64 x 64 crops around the subject, then whole pictures.
 2. Text encoders, 1,000 steps: they learn to name what a caption says.
-3. Rectified flow, {flow_steps:,} steps of {batch}, on 24,000 drawings in five aspect ratios,
+3. Rectified flow, {flow_steps:,} steps of {batch}, on 16,000 drawings in five aspect ratios,
    with a new caption at every step, a tenth of them empty.
 4. Guidance distillation, {distill_steps:,} steps: classifier-free guidance into `guidance`. The
    strength rises with the number ever more slowly (3.5 acts like 2.7, 50 like 4), so that every

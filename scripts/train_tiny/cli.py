@@ -27,12 +27,12 @@ STAGES = (
 STEPS = {
     "vae": 4500,
     "text": 1000,
-    "flow": 14000,
+    "flow": 17000,
     "distill": 600,
     "decoder": 1200,
     "classifier": 400,
 }
-PICTURES = 24_000
+PICTURES = 16_000
 # What the times in the model card are about.
 CPU_THREADS = 2
 

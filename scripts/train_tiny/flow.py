@@ -30,7 +30,8 @@ LATENT_CHANNELS = 16
 # Share of the training pictures, and of the steps, in each bucket.
 BUCKET_SHARES = {"1:1": 0.44, "4:3": 0.14, "3:4": 0.14, "16:9": 0.14, "9:16": 0.14}
 CAPTION_DROPOUT = 0.1
-LOOSENESS = 0.2
+# See `SceneSpec.looseness`.
+LOOSENESS = 0.1
 # Without this, a subject is a fifth of the loss and its colour and shape come out wrong.
 SUBJECT_WEIGHT = 3.0
 

@@ -56,8 +56,12 @@ SUBJECTS = (*_PAINTERS, "person")
 MIRRORED = frozenset({"cat", "lion", "swan", "fish", "person"})
 BACKGROUNDS = (*COLOURS, *SCENE_BACKDROPS)
 POSITIONS = ("center", "left", "right", "top", "bottom")
-# Half the subject's extent as a share of the picture's short side.
-SIZES: dict[str, float] = {"small": 0.19, "medium": 0.28, "large": 0.36}
+# Half the subject's extent in pixels, in every bucket: the largest just fits 96 pixels.
+SIZES: dict[str, float] = {"small": 18, "medium": 30, "large": 42}
+# "left" and the like are whole numbers of the transformer's 16-pixel tokens away from the middle,
+# so that a subject looks the same to it wherever it stands.
+GRID = 16
+_MARGIN = 2
 
 # Colours that a subject has when nobody names one.
 NATURAL_COLOURS: dict[str, tuple[str, ...]] = {
@@ -84,6 +88,8 @@ _HIDDEN_IN_SCENE = {
     ("cyan", "beach"),
 }
 _HELD_OUT_PERCENT = 5
+# Below this looseness every subject faces the same way.
+_MIRRORS_ABOVE = 0.5
 
 
 @dataclass(frozen=True)
@@ -144,33 +150,45 @@ def sample_spec(
         triple = (subject, colour, rng.choice(BACKGROUNDS))
         if is_drawable(triple) and is_held_out(triple) == held_out:
             break
-    position = "center" if rng.random() < 0.35 else rng.choice(POSITIONS)
-    size = rng.choice(("small", "medium", "medium", "large"))
+    while True:
+        position = "center" if rng.random() < 0.35 else rng.choice(POSITIONS)
+        size = rng.choice(("small", "medium", "medium", "large"))
+        if position == "center" or any(offset_of(position, size, bucket)):
+            break
     pose = rng.choice(tuple(POSES)) if subject == "person" else ""
     return SceneSpec(*triple, position, size, pose, bucket, rng.getrandbits(32), looseness)
 
 
-def frame_of(spec: SceneSpec, rng: random.Random) -> Frame:
-    """Where the subject stands: whole within the picture, a little off by chance."""
-    width, height = BUCKETS[spec.bucket]
-    short = min(width, height)
-    spread = 0.06 * spec.looseness
-    radius = short * SIZES[spec.size] * rng.uniform(1 - spread, 1 + spread)
+def offset_of(position: str, size: str, bucket: str) -> tuple[int, int]:
+    """How far from the picture's middle a position is, in pixels to the right and down.
+
+    (0, 0) for a position other than the centre means that the subject is too large for it.
+    """
     step_x, step_y = {
         "center": (0, 0), "left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1),
-    }[spec.position]  # fmt: skip
-    jitter = 0.02 * short * spec.looseness
+    }[position]  # fmt: skip
+    width, height = BUCKETS[bucket]
+    return step_x * _reach(width, SIZES[size]), step_y * _reach(height, SIZES[size])
+
+
+def _reach(side: int, radius: float) -> int:
+    """At most about a quarter of the side, and no farther than the subject stays inside."""
+    room = min(side / 2 - radius - _MARGIN, 0.27 * side)
+    return max(0, int(room // GRID) * GRID)
+
+
+def frame_of(spec: SceneSpec, rng: random.Random) -> Frame:
+    """Where the subject stands, a little off by chance where the spec is loose."""
+    width, height = BUCKETS[spec.bucket]
+    offset_x, offset_y = offset_of(spec.position, spec.size, spec.bucket)
+    spread, jitter = 0.06 * spec.looseness, 2.5 * spec.looseness
+    mirrored = spec.subject in MIRRORED and rng.random() < 0.5
     return Frame(
-        width / 2 + step_x * _reach(width, radius) + rng.uniform(-jitter, jitter),
-        height / 2 + step_y * _reach(height, radius) + rng.uniform(-jitter, jitter),
-        radius,
-        spec.subject in MIRRORED and rng.random() < 0.5,
+        width / 2 + offset_x + rng.uniform(-jitter, jitter),
+        height / 2 + offset_y + rng.uniform(-jitter, jitter),
+        SIZES[spec.size] * rng.uniform(1 - spread, 1 + spread),
+        mirrored and spec.looseness > _MIRRORS_ABOVE,
     )
-
-
-def _reach(side: int, radius: float) -> float:
-    """How far from the middle "left" or "top" is, in pixels; 0.04 of the side stays free."""
-    return min(0.25 * side, 0.46 * side - radius)
 
 
 def draw(spec: SceneSpec) -> Drawing:

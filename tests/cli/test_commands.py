@@ -194,13 +194,21 @@ def test_ctrl_c_cancels_the_servers_task(tmp_path):
     with serve(tmp_path, FAKE) as server, server.client() as client:
         asked = ["generate", "fake:sleep=60", "--model", "fake", "--steps", "100"]
         command = [sys.executable, "-m", "genserve", *asked]
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment(GENSERVE_URL=server.url), stderr=subprocess.PIPE
-        )
-        wait_until(lambda: client.get("/status").json()["queue"]["processing"] == 1)
-        time.sleep(0.3)  # the command has the task's id a moment after the server runs it
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        with subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment(GENSERVE_URL=server.url),
+            stderr=subprocess.PIPE,
+            # Tests that run in the background have SIGINT ignored, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process:
+            wait_until(lambda: client.get("/status").json()["queue"]["processing"] == 1)
+            time.sleep(0.3)  # the command has the task's id a moment after the server runs it
+            process.send_signal(signal.SIGINT)
+            try:
+                _, said = process.communicate(timeout=30)
+            finally:
+                process.kill()
         assert process.returncode == 130
         assert b"Traceback" not in said
         [task] = client.get("/tasks").json()["tasks"]

@@ -27,8 +27,16 @@ def test_the_banners_curl_is_one_line_that_a_shell_understands():
     assert f"Authorization: Bearer {DEFAULT_API_KEY}" in words
 
 
+def test_without_any_model_the_banner_promises_no_picture():
+    text = banner.banner("http://h", default_key=True, key_names=[], stand_in=None, can_draw=False)
+    assert "No model is installed" in text
+    assert "curl" not in text
+
+
 def test_with_real_keys_the_banner_shows_a_placeholder_and_a_name():
-    text = banner.banner("http://h", default_key=False, key_names=["developer"], stand_in=None)
+    text = banner.banner(
+        "http://h", default_key=False, key_names=["developer"], stand_in=None, can_draw=True
+    )
     assert "YOUR_API_KEY" in text
     assert '"developer"' in text
     assert DEFAULT_API_KEY not in text

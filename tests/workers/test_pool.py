@@ -1,5 +1,6 @@
 """A pool that works: tasks go in, files come out, and the events tell so in order."""
 
+import asyncio
 import hashlib
 import io
 import logging
@@ -27,7 +28,6 @@ async def test_a_task_is_loaded_started_stepped_and_done(start_pool: StartPool):
     up = await pool.next(WorkerUp)
     assert up.worker.state is WorkerState.IDLE
     assert up.worker.pid
-    assert up.worker.memory_used
     done = await pool.run(steps=3)
     assert isinstance(done, TaskDone)
     kinds = [type(event) for event in pool.events]
@@ -46,6 +46,14 @@ async def test_a_task_is_loaded_started_stepped_and_done(start_pool: StartPool):
     ]
     assert pool.worker().state is WorkerState.IDLE
     assert pool.worker().loaded == ("fake",)
+
+
+async def test_the_workers_memory_is_sampled(start_pool: StartPool):
+    pool = await start_pool()
+    await pool.next(WorkerUp)
+    while pool.worker().memory_used is None:  # each few seconds, beside the events
+        await asyncio.sleep(0.05)
+    assert 10e6 < (pool.worker().memory_used or 0) < (pool.worker().memory_total or 0)
 
 
 async def test_the_file_is_what_the_result_says(start_pool: StartPool):
