@@ -347,6 +347,7 @@ class Dispatcher:
             event, crashes=task.crashes, poison_after=self._queue.poison_after
         )
         if isinstance(decision, policy.Requeue):
+            await asyncio.sleep(decision.after_s)
             await self._put_back(running, crashed=decision.crashed)
         else:
             outcome = Outcome.LOST if event.crashed else Outcome.FAILED

@@ -13,9 +13,11 @@ from enum import IntEnum
 from genserve.domain.pool import TaskFailed, WorkerInfo
 from genserve.domain.request import GenerationRequest
 from genserve.domain.task import ErrorInfo
-from genserve.errors import Poisoned
+from genserve.errors import Poisoned, StoreUnavailable
 from genserve.store.tasks import Candidate
 
+DISK_PAUSE_S = 5.0
+"""How long a task rests whose picture the disk did not take."""
 FRESH_TRIES = 1
 """How often a task whose picture was unusable is run again on a fresh worker process."""
 
@@ -39,9 +41,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Requeue:
-    """Back into the queue; `crashed` counts towards poison."""
+    """Back into the queue after `after_s` seconds; `crashed` counts towards poison."""
 
     crashed: bool
+    after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,11 @@ def after_failure(failure: TaskFailed, *, crashes: int, poison_after: int) -> Re
     """What to do with a task whose attempt failed; `crashes` counts earlier ones.
 
     A crash is tried again until the task counts as poison. A failure that a fresh process may
-    cure (an unusable picture) is tried again once. Everything else is final.
+    cure (an unusable picture) is tried again once. A disk that cannot take the picture is not the
+    task's fault: it is tried again until it can. Everything else is final.
     """
+    if failure.error.code == StoreUnavailable.code:
+        return Requeue(crashed=False, after_s=DISK_PAUSE_S)
     if failure.crashed:
         if crashes + 1 >= poison_after:
             return GiveUp(ErrorInfo.of(Poisoned(crashes=crashes + 1)))

@@ -17,6 +17,7 @@ from genserve.core.policy import (
 from genserve.domain.pool import TaskFailed, WorkerInfo, WorkerState
 from genserve.domain.request import GenerationRequest
 from genserve.domain.task import ErrorInfo
+from genserve.errors import StoreUnavailable
 from genserve.store.tasks import Candidate
 
 MODELS = ("a", "b", "c")
@@ -151,6 +152,17 @@ def test_an_unusable_picture_is_tried_once_more_and_then_told():
     decision = after_failure(failure(retry=True), crashes=1, poison_after=3)
     assert decision == GiveUp(failure().error)
     assert after_failure(failure(), crashes=0, poison_after=3) == GiveUp(failure().error)
+
+
+def test_a_full_disk_is_waited_out_however_often_it_takes():
+    full = failure().model_copy(
+        update={"error": ErrorInfo.of(StoreUnavailable(problem="disk full", retry_after_s=5))}
+    )
+    for crashes in (0, 2, 10):
+        decision = after_failure(full, crashes=crashes, poison_after=3)
+        assert isinstance(decision, Requeue)
+        assert not decision.crashed
+        assert decision.after_s > 0
 
 
 def test_cost_counts_pictures_pixels_and_steps():
