@@ -27,7 +27,7 @@ FLOW_RATE = 1.1e-3
 # The encoders already know their captions; the flow may only refine them.
 TEXT_RATE = 2e-4
 # After this share of the steps the encoders stay as they are, which makes a step a fifth cheaper.
-TEXT_SHARE = 0.15
+TEXT_SHARE = 0.4
 DISTILL_BATCH = 32
 DISTILL_RATE = 4e-4
 # Guidance acts in full above this time and fades to none at time 0: near the end the picture is

@@ -31,7 +31,7 @@ _SAME_DISTANCE = 60.0
 _SUBJECT_DISTANCE = 45.0
 _FEWEST_SUBJECT_PIXELS = 40
 # Offsets of the subject's middle, as a share of the side, that still count as the centre.
-_CENTER = 0.075
+_CENTER = 0.065
 
 
 def nearest_colours(pixels: NDArray[np.float32]) -> NDArray[np.intp]:
