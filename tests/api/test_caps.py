@@ -106,4 +106,7 @@ def test_a_body_at_the_limit_passes(server: RunningServer) -> None:
     answer = server.client("generation").post("/generate", content=body)
     assert answer.status_code == 400
     assert answer.json()["code"] == "malformed_body"  # blanks, too, are more than JSON needs
-    assert server.client("generation").post("/generate", content=body + b" ").status_code == 413
+    # One byte more is refused before it is sent: a client that sends all the same may see the
+    # connection end before it reads why.
+    answer_to_more = talk(server, [KEY, f"Content-Length: {64 * MIB + 1}"])
+    assert answer_to_more.startswith(b"HTTP/1.1 413 ")
