@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,14 @@ Prompts of the samples, row by row: {prompts}. {steps} steps, guidance {guidance
 from diffusers import FluxPipeline
 
 pipeline = FluxPipeline.from_pretrained("models/tiny-flux-dev")
-pipeline("a red cat on a blue background", width=128, height=128, num_inference_steps=20,
-         guidance_scale=3.5, max_sequence_length=32).images[0].save("cat.png")
+pipeline(
+    "a red cat on a blue background",
+    width=128,
+    height=128,
+    num_inference_steps=20,
+    guidance_scale=3.5,
+    max_sequence_length=32,
+).images[0].save("cat.png")
 ```
 
 ## What it can draw
@@ -76,21 +83,25 @@ python scripts/train_tiny/train.py flux-dev --seed 0
 
 takes about an hour on two CPU cores, resumes where it was interrupted, and writes this folder.
 
-1. VAE, 4,500 steps: 64 x 64 crops around the subject, then whole pictures.
-2. Text encoders, 1,000 steps: they learn to name what a caption says.
-3. Rectified flow, {flow_steps:,} steps of {batch}, on 16,000 drawings in five aspect ratios,
-   with a new caption at every step, a tenth of them empty.
+1. VAE, {vae_steps:,} steps: 64 x 64 crops around the subject, then whole pictures. Afterwards its
+   latent channels are evened out, so that shapes weigh more against plain colour.
+2. Text encoders, {text_steps:,} steps: they learn to name what a caption says.
+3. Rectified flow, {flow_steps:,} steps of {batch}, on {pictures:,} drawings in five aspect ratios,
+   with a new caption at every step, a tenth of them empty. Muon for the matrices in the blocks.
 4. Guidance distillation, {distill_steps:,} steps: classifier-free guidance into `guidance`. The
-   strength rises with the number ever more slowly (3.5 acts like 2.7, 50 like 4), so that every
+   strength rises with the number ever more slowly (3.5 acts like 3.3, 50 like 5), so that every
    value gives a picture.
-5. The VAE's decoder alone, 1,200 steps, for finer detail; its encoder stays.
+5. The VAE's decoder alone, {decoder_steps:,} steps, for finer detail; its encoder stays.
 
 Five percent of the subject-colour-background triples, chosen by hash, were never shown.
 """
 
 
-def write_card(folder: Path, flow_steps: int, distill_steps: int) -> None:
-    """Reads `figures.json` from `folder`; writes `samples.png` and `README.md` there."""
+def write_card(folder: Path, steps: Mapping[str, int], pictures: int) -> None:
+    """Reads `figures.json` from `folder`; writes `samples.png` and `README.md` there.
+
+    `steps` by stage, and the number of training `pictures`, are what the card says of the run.
+    """
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     draw_sheet(load_pipeline(folder), folder / "samples.png")
     introduction = _INTRODUCTION.format(
@@ -104,9 +115,8 @@ def write_card(folder: Path, flow_steps: int, distill_steps: int) -> None:
         poses=", ".join(POSES),
         buckets=", ".join(f"{width} x {height}" for width, height in BUCKETS.values()),
     )
-    training = _TRAINING.format(
-        flow_steps=flow_steps, distill_steps=distill_steps, batch=FLOW_BATCH
-    )
+    counts = {f"{stage}_steps": count for stage, count in steps.items()}
+    training = _TRAINING.format(**counts, batch=FLOW_BATCH, pictures=pictures)
     text = _FRONT_MATTER + introduction + training + figures_section(figures)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -133,11 +143,10 @@ def figures_section(figures: dict[str, Any]) -> str:
     ]
     lines = [
         "\n## Figures\n",
-        f"Percent right on {figures['captions']} captions of triples that were never shown (a",
-        f"quarter as many per aspect ratio, {SWEEP_CAPTIONS} per guidance value), fixed seeds,",
-        f"{figures['steps']} steps, guidance {figures['guidance']}, through `FluxPipeline` from",
-        "these 16-bit files. Colours and position are read from pixels, the subject by a",
-        "classifier that saw only drawings.\n",
+        f"Percent right on {figures['captions']} captions of triples that were never shown",
+        f"({SWEEP_CAPTIONS} per guidance value), fixed seeds, {figures['steps']} steps, guidance",
+        f"{figures['guidance']}, through `FluxPipeline` from these 16-bit files. Colours and",
+        "position are read from pixels, the subject by a classifier that saw only drawings.\n",
         "| | " + " | ".join(TASKS) + " |",
         "| --- | " + " | ".join("---:" for _ in TASKS) + " |",
     ]

@@ -49,7 +49,7 @@ class StageJob:
     name: str
     folder: Path
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: tuple[torch.optim.Optimizer, ...]
     loss_at: Callable[[int], Tensor]
     steps: int
     ema_decay: float = 0.0
@@ -71,7 +71,7 @@ def run_stage(job: StageJob, stop_at: int | None = None) -> None:
     Afterwards the module holds the averaged weights, if the job keeps an average.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    peaks = [group["lr"] for group in job.optimizer.param_groups]
+    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in job.optimizers]
     load_checkpoint(job)
     last = min(job.steps, stop_at if stop_at is not None else job.steps)
     saved_at = time.monotonic()
@@ -94,14 +94,16 @@ def run_stage(job: StageJob, stop_at: int | None = None) -> None:
     job.module.eval()
 
 
-def _train_step(job: StageJob, peaks: list[float]) -> None:
-    for group, peak in zip(job.optimizer.param_groups, peaks, strict=True):
-        group["lr"] = peak * rate_at(job.step / job.steps)
+def _train_step(job: StageJob, peaks: list[list[float]]) -> None:
+    for optimizer, rates in zip(job.optimizers, peaks, strict=True):
+        for group, peak in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = peak * rate_at(job.step / job.steps)
+        optimizer.zero_grad(set_to_none=True)
     loss = job.loss_at(job.step)
-    job.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(job.module.parameters(), 1.0)
-    job.optimizer.step()
+    for optimizer in job.optimizers:
+        optimizer.step()
     job.step += 1
     value = loss.item()
     job.last_loss = value if math.isnan(job.last_loss) else 0.98 * job.last_loss + 0.02 * value
@@ -127,7 +129,7 @@ def save_checkpoint(job: StageJob) -> None:
         {
             "step": job.step,
             "module": job.module.state_dict(),
-            "optimizer": job.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in job.optimizers],
             "ema": job.ema,
             "last_loss": job.last_loss,
             "rng": torch.get_rng_state(),
@@ -140,7 +142,8 @@ def load_checkpoint(job: StageJob) -> bool:
         return False
     state = torch.load(job.checkpoint, map_location="cpu", weights_only=True)
     job.module.load_state_dict(state["module"])
-    job.optimizer.load_state_dict(state["optimizer"])
+    for optimizer, stored in zip(job.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(stored)
     device = next(job.module.parameters()).device
     job.ema = {name: value.to(device) for name, value in state["ema"].items()}
     job.step, job.last_loss = state["step"], state["last_loss"]

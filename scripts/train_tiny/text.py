@@ -164,7 +164,7 @@ def train_text(folder: Path, seed: int, steps: int, device: torch.device) -> Tex
         ]
         return torch.stack(losses).sum()
 
-    run_stage(StageJob("text", folder, stage, optimizer, loss_at, steps))
+    run_stage(StageJob("text", folder, stage, (optimizer,), loss_at, steps))
     print("text encoders name", measure_text(stage, seed))
     return stage.encoders
 

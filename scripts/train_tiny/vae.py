@@ -32,6 +32,10 @@ LATENT_NOISE = 0.2
 # The posterior's own spread is held at 0.05, so that sampling it (as image-to-image pipelines do)
 # hardly differs from its mean.
 POSTERIOR_LOGVAR = -6.0
+# How the latents' channels are evened out after training, see `even_out_channels`. With the first
+# 1,000 steps of the flow, the share of recognised subjects was 20 % at power 0 and 26 % at 0.5.
+EVENING_POWER = 0.5
+EVENING_FLOOR = 0.0
 # The decoder's own stage at the end: less noise than before, since it now wants detail.
 DECODER_RATE = 5e-4
 DECODER_NOISE = 0.08
@@ -126,7 +130,8 @@ def train_vae(folder: Path, seed: int, steps: int, device: torch.device) -> Auto
         with torch.autocast(device.type, torch.bfloat16):
             return vae_loss(vae, pictures, masks.to(device), generator)
 
-    run_stage(StageJob("vae", folder, vae, optimizer, loss_at, steps, ema_decay=0.995))
+    run_stage(StageJob("vae", folder, vae, (optimizer,), loss_at, steps, ema_decay=0.995))
+    even_out_channels(vae, seed, device)
     scale = measure_scale(vae, seed, device)
     vae.register_to_config(scaling_factor=scale.scale, shift_factor=scale.shift)
     return vae
@@ -151,14 +156,44 @@ def train_decoder(
             decoded = vae.decode(latents + noise.to(device)).sample.float()
             return picture_error(decoded, pictures, masks.to(device))
 
-    run_stage(StageJob("decoder", folder, vae.decoder, optimizer, loss_at, steps, ema_decay=0.995))
+    run_stage(
+        StageJob("decoder", folder, vae.decoder, (optimizer,), loss_at, steps, ema_decay=0.995)
+    )
+
+
+@torch.no_grad()
+def even_out_channels(vae: AutoencoderKL, seed: int, device: torch.device) -> None:
+    """Turns the latent space so that shapes weigh more against plain colour, and colour less.
+
+    As trained, the two directions of the 16 channels that hold a colour have 80 times the variance
+    of the faintest: the flow, whose noise is the same in all, learns colours at once and shapes
+    very late. Each direction of the covariance is divided by (variance + floor)^(power / 2), a
+    linear map that is folded into the encoder's last and the decoder's first convolution, so that
+    pictures still come out as they went in.
+    """
+    latents = _measured_latents(vae, seed, device).transpose(0, 1).flatten(1)
+    variances, directions = torch.linalg.eigh(torch.cov(latents))
+    gains = (variances + EVENING_FLOOR) ** (-EVENING_POWER / 2)
+    spread = (gains.square() * variances).mean().sqrt()
+    forth = directions @ torch.diag(gains / spread) @ directions.T
+    back = torch.linalg.inv(forth)
+    channels = len(forth)
+    out, into = vae.encoder.conv_out, vae.decoder.conv_in
+    # The second half of the encoder's output is the posterior's logarithmic variance: left alone.
+    out.weight[:channels] = torch.einsum("ab,bchw->achw", forth, out.weight[:channels])
+    out.bias[:channels] = forth @ out.bias[:channels]
+    into.weight.copy_(torch.einsum("obhw,ba->oahw", into.weight, back))
 
 
 @torch.no_grad()
 def measure_scale(vae: AutoencoderKL, seed: int, device: torch.device) -> LatentScale:
     """The shift and scale that give the latents of 256 drawings zero mean and unit spread."""
+    latents = _measured_latents(vae, seed, device)
+    return LatentScale(round(latents.mean().item(), 4), round(1 / latents.std().item(), 4))
+
+
+def _measured_latents(vae: AutoencoderKL, seed: int, device: torch.device) -> Tensor:
     rng = random.Random(step_seed(seed, "vae-scale"))
     drawings = [draw(sample_spec(rng)) for _ in range(256)]
     pictures = to_tensor(drawings)[0].to(device, memory_format=torch.channels_last)
-    latents = torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(pictures, 32)])
-    return LatentScale(round(latents.mean().item(), 4), round(1 / latents.std().item(), 4))
+    return torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(pictures, 32)])

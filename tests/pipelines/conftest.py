@@ -40,7 +40,7 @@ def tiny_spec(**changes: Any) -> ModelSpec:
         "capabilities": Capabilities(modes=(Mode.TEXT2IMG, Mode.IMG2IMG)),
         "upscale": True,
         "native_pixels": 16_384,
-        "buckets": ((128, 128), (144, 112), (112, 144), (176, 96), (96, 176)),
+        "buckets": ((128, 128), (128, 96), (96, 128), (160, 96), (96, 160)),
     }
     return ModelSpec.model_validate(values | changes)
 

@@ -25,7 +25,7 @@ def _job(folder: Path, losses: list[float]) -> StageJob:
         losses.append(loss.item())
         return loss
 
-    return StageJob("test", folder, module, optimizer, loss_at, steps=12, ema_decay=0.9)
+    return StageJob("test", folder, module, (optimizer,), loss_at, steps=12, ema_decay=0.9)
 
 
 def test_resume_gives_the_losses_of_an_uninterrupted_run(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
+from train_tiny.evaluate import missed_targets
 from train_tiny.palette import COLOURS
 from train_tiny.text_tokenizers import build_clip_tokenizer, build_t5_tokenizer
 
@@ -28,6 +29,12 @@ def pipeline() -> FluxPipeline:
 
 def test_folder_fits_in_ten_megabytes() -> None:
     assert sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file()) <= 10_000_000
+
+
+def test_its_measured_figures_meet_every_target() -> None:
+    figures = json.loads((MODEL / "figures.json").read_text(encoding="utf-8"))
+    assert figures["missed"] == missed_targets(figures) == []
+    assert figures["captions"] == 500
 
 
 def test_configurations_name_no_place_on_a_disk() -> None:

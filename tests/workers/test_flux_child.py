@@ -27,9 +27,9 @@ async def test_a_real_model_draws_enlarges_stops_and_starts_from_a_picture(start
         data = blob(pool.assignment(name="both"), image.sha256)
         with Image.open(io.BytesIO(data)) as opened:
             assert opened.size == (384, 256)
-            assert "Native size: 144x112" in opened.info["parameters"]
+            assert "Native size: 160x96" in opened.info["parameters"]
             assert "Distilled CFG Scale: 3.5" in opened.info["parameters"]
-    assert (together.native_width, together.native_height) == (144, 112)
+    assert (together.native_width, together.native_height) == (160, 96)
     assert {"text", "denoise", "decode", "encode", "store"} <= together.stages_s.keys()
 
     # Each picture of a task is the one of its seed alone.
