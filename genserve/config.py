@@ -7,7 +7,7 @@ Suffixes are units: `_s` seconds, `_mib` and `_gib` binary mega- and gigabytes.
 
 import re
 from ipaddress import ip_network
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -15,6 +15,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 DEFAULT_API_KEY = "genserve-default-key-2024"
 """The documented key that works on loopback until a real key exists."""
+
+SOURCE = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$"
+"""A repository of Hugging Face's hub, maybe at a revision."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -68,6 +71,8 @@ class Api(Section):
     max_json_depth: Count = 32
     image_url_ttl_s: Seconds = 3600
     embed_metadata: bool = True
+    previews: bool = True
+    """Show in a task's events now and then what its picture looks like so far."""
     public_metrics: bool = False
     """Serve /metrics without a key to peers that are not on this machine too."""
 
@@ -138,6 +143,12 @@ class Pool(Section):
     """Compute threads of a worker process; 0: the cores divided among the workers."""
     preload: tuple[str, ...] = ()
     """Models that each worker loads as soon as it is up."""
+    lora_cache_mib: Annotated[int, Field(ge=0)] = 1024
+    """CPU memory of each worker for LoRA files that it has read."""
+    lora_gpu_gib: Annotated[float, Field(ge=0)] = 0
+    """GPU memory of each worker for the original weights under LoRAs; beyond it CPU memory."""
+    idle_unload_s: Annotated[float, Field(ge=0)] = 0
+    """A model that no task used for so long is unloaded; 0: never."""
 
     @field_validator("devices", mode="before")
     @classmethod
@@ -183,11 +194,29 @@ class Model(Section):
     family: str
     folder: str | None = None
     """Below `models_dir`; absent: the model's id."""
+    source: Annotated[str | None, Field(pattern=SOURCE)] = None
+    """Where `genserve models pull` gets it: "owner/name" or "owner/name@revision" on the hub."""
     description: str = ""
     modes: Annotated[tuple[str, ...], Field(min_length=1)] = ("text2img",)
     control_types: tuple[str, ...] = ()
+    base: str | None = None
+    """Id of the model that this one adds to: it lends what is not in the folder."""
+    controls: dict[str, str] = {}
+    """ControlNets: control type → folder below `models_dir`."""
+    vae: str | None = None
+    """A VAE instead of the folder's own: a folder or .safetensors file below `models_dir`."""
     schedulers: tuple[str, ...] = ("euler",)
+    sigmas: tuple[Literal["karras", "exponential", "beta"], ...] = ()
+    """How a request may space the noise levels other than the model's own way."""
+    clip_skip: bool = False
+    """Whether a request may choose the layer of the text encoder that is read."""
+    vaes: bool = False
+    """Whether a request may name another VAE."""
+    embeddings: bool = False
+    """Whether the files of `embeddings_dir` are words of its prompts."""
     loras: bool = False
+    lora_base: str | None = None
+    """The family whose LoRAs it takes; absent: its own."""
     negative_prompt: bool = False
     multiple_of: Count = 16
     max_pixels: Count = 4_194_304
@@ -196,8 +225,26 @@ class Model(Section):
     native_pixels: Count | None = None
     buckets: tuple[tuple[Count, Count], ...] = ()
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "fp8", "nf4"] = "none"
+    offload: Literal["none", "model", "group", "sequential"] = "none"
     defaults: ModelDefaults = ModelDefaults()
     options: dict[str, str | int | float | bool] = {}
+
+    @field_validator("folder", "vae")
+    @classmethod
+    def _lies_below(cls, name: str | None) -> str | None:
+        return None if name is None else _below_models(name)
+
+    @field_validator("controls")
+    @classmethod
+    def _lie_below(cls, controls: dict[str, str]) -> dict[str, str]:
+        return {control: _below_models(name) for control, name in controls.items()}
+
+
+def _below_models(name: str) -> str:
+    if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise ValueError("must be a name below models_dir, without ..")
+    return name
 
 
 class Config(BaseSettings):
@@ -208,6 +255,7 @@ class Config(BaseSettings):
     data_dir: Path = Path("data")
     models_dir: Path = Path("models")
     loras_dir: Path = Path("loras")
+    embeddings_dir: Path = Path("embeddings")
     server: Server = Server()
     api: Api = Api()
     keys: Keys = Keys()

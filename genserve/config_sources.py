@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +28,7 @@ ALIASES = {
 }
 """The names that the users' documents use for settings of ours. Beside them stand
 `API_KEY_n="key:name:permissions"` and `DEFAULT_API_KEY`, which declare keys."""
+HUB = "https://huggingface.co"
 NOT_SETTINGS = {
     "GENSERVE_CONFIG",  # which config.yaml
     "GENSERVE_API_KEY",  # the key that the command line calls a running server with
@@ -77,13 +78,44 @@ def origins(
 
 
 def inherited_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What worker processes inherit: everything but our settings and keys, which they never need.
+    """What worker processes inherit: all but our settings, keys and the hub's token.
+
+    They need none of these: weights come from the models folder.
 
     `environ` replaces the process environment (for tests).
     """
-    ours = re.compile(rf"{PREFIX}.*|API_KEY_\d+|DEFAULT_API_KEY|{'|'.join(ALIASES)}")
+    ours = re.compile(rf"{PREFIX}.*|API_KEY_\d+|DEFAULT_API_KEY|HF_TOKEN|{'|'.join(ALIASES)}")
     environ = os.environ if environ is None else environ
     return {name: value for name, value in environ.items() if not ours.fullmatch(name)}
+
+
+@dataclass(frozen=True, slots=True)
+class HubSettings:
+    """How Hugging Face's hub is reached, by the variables that its own tools read too.
+
+    `endpoint` is the hub or a mirror of it. `token` belongs to a user who may read gated models.
+    """
+
+    endpoint: str = HUB
+    token: str | None = field(default=None, repr=False)
+    offline: bool = False
+
+
+def hub_settings(
+    environ: Mapping[str, str] | None = None, env_file: Path = Path(".env")
+) -> HubSettings:
+    """HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, from the environment or .env.
+
+    `environ` replaces the process environment (for tests). Raises `ConfigError`.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in environ.items() if value}
+    variables = {**_read_dotenv(env_file), **given}
+    return HubSettings(
+        endpoint=(variables.get("HF_ENDPOINT") or HUB).rstrip("/"),
+        token=variables.get("HF_TOKEN", "").strip() or None,
+        offline=variables.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"},
+    )
 
 
 def _places(content: Mapping[str, Any], above: str = "") -> Iterator[str]:

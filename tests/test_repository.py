@@ -47,7 +47,7 @@ def text_files() -> Iterator[Path]:
         text=True,
         check=True,
     ).stdout
-    binary = {".safetensors", ".png", ".jpg", ".webp"}
+    binary = {".safetensors", ".png", ".jpg", ".webp", ".gz"}
     for name in filter(None, listed.split("\0")):
         path = ROOT / name
         if path.is_file() and path.suffix not in binary:

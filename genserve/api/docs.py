@@ -22,6 +22,12 @@ from genserve.api.dialects.native_models import (
     NewKeyBody,
 )
 from genserve.api.dialects.native_route import NativeRoute
+from genserve.api.dialects.native_tool_models import (
+    PreprocessBody,
+    PreprocessForm,
+    UpscaleBody,
+    UpscaleForm,
+)
 
 router = APIRouter(route_class=NativeRoute, include_in_schema=False)
 
@@ -29,6 +35,10 @@ REF = "#/components/schemas/"
 MODELS: tuple[type[BaseModel], ...] = (
     GenerateBody,
     UploadForm,
+    UpscaleBody,
+    UpscaleForm,
+    PreprocessBody,
+    PreprocessForm,
     NewKeyBody,
     DeleteKeyBody,
     DeleteKeyByIdBody,
@@ -140,13 +150,19 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
     ]
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         parts.append(f"<p>Body: <code>{escape(media_type)}</code></p>")
-        model = schemas[content["schema"]["$ref"].removeprefix(REF)]
-        rows = [*model["properties"].items()]
-    if rows:
-        parts.append("<table><tr><th>Field<th>Type<th>Default<th>Meaning")
-        parts += [_row(name, field) for name, field in rows]
-        parts.append("</table>")
-    return "".join(parts)
+        for choice in content["schema"].get("oneOf", [content["schema"]]):
+            model = schemas[choice["$ref"].removeprefix(REF)]
+            parts.append(f"<p>{escape(model.get('description', ''))}</p>")
+            parts += _table([*model["properties"].items()])
+    return "".join([*parts, *_table(rows)])
+
+
+def _table(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Fields or parameters with what is known of them; nothing for none."""
+    if not rows:
+        return []
+    head = "<table><tr><th>Field<th>Type<th>Default<th>Meaning"
+    return [head, *(_row(name, field) for name, field in rows), "</table>"]
 
 
 def _row(name: str, field: dict[str, Any]) -> str:

@@ -2,15 +2,17 @@
 
 Pure ASGI, because Starlette's own middleware base class buffers. In order: give the request an id,
 tell who calls from the headers alone and count the request, then cap what the handler can read of
-the body, in bytes and in time. On the way out: the headers that every answer carries, one log line
-and the metrics. Nothing is refused here; the caps and the identity's refusal are raised inside the
-handler, so that each dialect tells them in its own shape.
+the body, in bytes and in time. On the way out: the headers that every answer carries, some patience
+with a client that still sends, one log line and the metrics. Nothing is refused here; the caps and
+the identity's refusal are raised inside the handler, so that each dialect tells them in its own
+shape.
 """
 
 import asyncio
 import random
 import re
 import time
+from contextlib import suppress
 
 import structlog
 from starlette.datastructures import Headers
@@ -28,6 +30,12 @@ log = structlog.get_logger()
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 CLIENT_GONE = 499
 """nginx's status for a client that hung up; nobody receives it, the log shows it."""
+LINGER_BYTES = 16 * 1024 * 1024
+LINGER_S = 5.0
+LINGER_IDLE_S = 1.0
+"""How much of a body that nobody wants is thrown away after the answer, for how long, and how long
+without anything arriving. A connection that is closed while its client still sends is reset, and a
+reset takes with it the answer that the client had not read yet."""
 
 
 class Gate:
@@ -61,6 +69,7 @@ class Gate:
             max_bytes=self._max_bytes if caller else self._max_unauthenticated_bytes,
             timeout_s=self._body_timeout_s,
             declared_bytes=_declared_bytes(scope),
+            has_body=_has_body(scope),
         )
         method = scope["method"]
         if method == "HEAD":  # the server sends no body for HEAD, so GET's handler can answer it
@@ -72,7 +81,8 @@ class Gate:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         finally:
-            self._tell(scope, method, visit, exchange.status, time.perf_counter() - started)
+            ended = exchange.answered_at or time.perf_counter()
+            self._tell(scope, method, visit, exchange.status, ended - started)
 
     def _visit(self, scope: Scope) -> Visit:
         headers = Headers(scope=scope)
@@ -119,6 +129,7 @@ class Exchange:
         "_receive",
         "_send",
         "_timeout_s",
+        "answered_at",
         "status",
     )
 
@@ -131,6 +142,7 @@ class Exchange:
         max_bytes: int,
         timeout_s: float,
         declared_bytes: int,
+        has_body: bool = True,
     ) -> None:
         self._receive = receive
         self._send = send
@@ -140,8 +152,9 @@ class Exchange:
         self._declared_bytes = declared_bytes
         self._due = asyncio.get_running_loop().time() + timeout_s
         self._read_bytes = 0
-        self._complete = False
+        self._complete = not has_body
         self.status = CLIENT_GONE
+        self.answered_at: float | None = None
 
     async def receive(self) -> Message:
         """The next piece of the body. Raises `TooLarge` and `TooSlow`."""
@@ -166,7 +179,28 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._headers]
-        await self._send(message)
+        if message["type"] != "http.response.body" or message.get("more_body", False):
+            await self._send(message)
+            return
+        self.answered_at = time.perf_counter()
+        if self._complete:
+            await self._send(message)
+            return
+        # All of the answer now, and its end when the client had its chance to read it.
+        await self._send({**message, "more_body": True})
+        await self._discard_rest()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _discard_rest(self) -> None:
+        """Read on without keeping anything, within limits."""
+        left = LINGER_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while left > 0 and not self._complete:
+                    async with asyncio.timeout(LINGER_IDLE_S):
+                        message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    self._complete = not message.get("more_body", False)
 
 
 def _declared_bytes(scope: Scope) -> int:
@@ -174,6 +208,11 @@ def _declared_bytes(scope: Scope) -> int:
         if name == b"content-length" and value.isdigit():
             return int(value)
     return 0
+
+
+def _has_body(scope: Scope) -> bool:
+    chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+    return chunked or _declared_bytes(scope) > 0
 
 
 def _size(size_bytes: int) -> str:

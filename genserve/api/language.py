@@ -48,6 +48,18 @@ WORDS: dict[str, dict[Language, str]] = {
         "en": "{field}: mode {mode} does not take it",
         "zh": "{field}：模式 {mode} 不使用该参数",
     },
+    "only_canny": {
+        "en": "{field}: only a canny map made by preprocess takes it",
+        "zh": "{field}：仅适用于由 preprocess 生成的 canny 控制图",
+    },
+    "thresholds": {
+        "en": "{field}: must not be above high_threshold",
+        "zh": "{field}：不能大于 high_threshold",
+    },
+    "scale_or_size": {
+        "en": "{field}: give either scale or width and height",
+        "zh": "{field}：scale 与 width、height 只能给出其一",
+    },
     "wrong": {"en": "{field}: is not acceptable", "zh": "{field}：无法接受"},
     "not_json": {
         "en": "not valid JSON at line {line}, column {column}",

@@ -52,9 +52,19 @@ class Client:
         asked = {name: value for name, value in query.items() if value is not None}
         return self._json("GET", path, params=asked)
 
-    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The JSON answer to a POST of JSON. Raises `ServerUnreachable`, `CommandFailed`."""
-        return self._json("POST", path, json=body or {})
+    def post(
+        self, path: str, body: dict[str, Any] | None = None, *, patient: bool | None = None
+    ) -> Any:
+        """The JSON answer to a POST of JSON. Raises `ServerUnreachable`, `CommandFailed`.
+
+        `patient`: however long it takes; False: the server is to answer before it is done.
+        """
+        options: dict[str, Any] = {}
+        if patient:
+            options["timeout"] = httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S)
+        elif patient is False:
+            options["headers"] = {"Prefer": "respond-async"}
+        return self._json("POST", path, json=body or {}, **options)
 
     def server_sent(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Each server-sent event as (kind, data), to the end. Raises as `get` does."""

@@ -7,13 +7,7 @@ import typer
 from genserve.cli.options import AsJson, ConfigFile, load
 from genserve.cli.output import show_rows
 
-models = typer.Typer(help="Look at the models.", no_args_is_help=True)
 loras = typer.Typer(help="Look at the LoRA files.", no_args_is_help=True)
-
-
-@models.callback()
-def _models() -> None:
-    """Look at the models."""
 
 
 @loras.callback()
@@ -21,7 +15,6 @@ def _loras() -> None:
     """Look at the LoRA files."""
 
 
-@models.command("list")
 def list_models(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the configured models: what they can do and which model draws for them."""
     config = load(config_file)
@@ -56,11 +49,13 @@ def list_loras(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
         {
             "name": lora.name,
             "base": lora.base,
+            "kind": lora.kind,
             "rank": lora.rank,
             "trigger_words": list(lora.trigger_words),
             "size_bytes": lora.size_bytes,
+            "problem": lora.problem,
         }
         for lora in Catalog(config).loras()
     ]
-    columns = ("name", "base", "rank", "trigger_words", "size_bytes")
+    columns = ("name", "base", "kind", "rank", "trigger_words", "size_bytes", "problem")
     show_rows(columns, rows, as_json=as_json, empty="no LoRA files in the loras folder")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from genserve import __version__
-from genserve.cli import configuration, doctor, generate, keys, listings, serve, tasks
+from genserve.cli import configuration, doctor, generate, keys, listings, models, serve, tasks
 from genserve.cli.bench.command import bench
 from genserve.cli.exits import Exit, exit_code
 from genserve.errors import GenServeError
@@ -27,7 +27,7 @@ app.command()(serve.serve)
 app.command()(generate.generate)
 app.command()(doctor.doctor)
 app.command()(bench)
-app.add_typer(listings.models, name="models")
+app.add_typer(models.app, name="models")
 app.add_typer(listings.loras, name="loras")
 app.add_typer(keys.app, name="keys")
 app.add_typer(tasks.app, name="tasks")

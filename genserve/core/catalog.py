@@ -4,38 +4,38 @@ The only place where a model's defaults are filled in and its limits are checked
 from the configuration and the scanned folders; no model name stands in code.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from genserve.config import Config, Model
+from genserve.config import Config
+from genserve.core import sampling
+from genserve.core.inventory import ModelEntry, entries
+from genserve.core.lora_catalog import LoraCatalog
+from genserve.core.picture_tools import preprocessor_for, size_of
+from genserve.domain.lora import LoraSource
 from genserve.domain.model import Capabilities, Defaults, ModelSpec
 from genserve.domain.request import (
     REQUIRED_ROLES,
+    TOOL_MODES,
     ControlType,
     GenerationRequest,
     ImageRole,
     InputImage,
     Mode,
 )
-from genserve.domain.samplers import canonical_scheduler
 from genserve.errors import (
-    ConfigError,
+    ControlNotInstalled,
+    MaskSizeMismatch,
     MissingImage,
     ModelBroken,
     ModelNotInstalled,
     SizeNotMultiple,
     TooManyPixels,
-    UnknownLora,
     UnknownModel,
-    UnknownScheduler,
     UnsupportedControl,
-    UnsupportedLora,
+    UnsupportedControlWeight,
     UnsupportedMode,
     UnsupportedNegativePrompt,
 )
-from genserve.store.weights import LoraFile, ModelFolder, scan_loras, scan_model
-
-FAMILIES_WITHOUT_WEIGHTS = frozenset({"fake"})
+from genserve.store.file_hashes import FileHashes
+from genserve.store.loras import LoraFile, scan_loras
 
 FIELD_OF_ROLE = {
     ImageRole.INIT: "input_image",
@@ -46,26 +46,13 @@ FIELD_OF_ROLE = {
 """What the native API calls the picture of each role, for messages."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """A model of the configuration as it stands on disk.
-
-    `served_by` is the id of the model that draws when this one is asked for; None: none can.
-    """
-
-    spec: ModelSpec
-    installed: bool
-    problem: str | None
-    served_by: str | None
-    revision: str
-
-
 class Catalog:
     """The models and LoRAs as scanned at construction."""
 
     def __init__(self, config: Config) -> None:
-        self._entries = _entries(config)
-        self._loras = {lora.name: lora for lora in scan_loras(config.loras_dir)}
+        self._entries = entries(config)
+        hashes = FileHashes(config.data_dir / "lora-hashes.json")
+        self._loras = LoraCatalog(scan_loras(config.loras_dir, hashes))
 
     def models(self) -> list[ModelEntry]:
         """Every configured model, in the configuration's order."""
@@ -77,7 +64,11 @@ class Catalog:
 
     def loras(self) -> list[LoraFile]:
         """Every LoRA file that was found."""
-        return list(self._loras.values())
+        return self._loras.all()
+
+    def lora_sources(self, request: GenerationRequest) -> dict[str, LoraSource]:
+        """The files of the request's LoRAs by name. Raises `UnknownLora`, `LoraBroken`."""
+        return self._loras.sources(request)
 
     def entry(self, model_id: str) -> ModelEntry:
         """The entry of a model. Raises `UnknownModel`."""
@@ -95,6 +86,18 @@ class Catalog:
             raise ModelBroken(model=model_id, reason=entry.problem)
         raise ModelNotInstalled(model=model_id, folder=f"models/{entry.spec.folder.name}")
 
+    def preprocessor(self, request: GenerationRequest) -> ModelSpec | None:
+        """What makes the control map where the request gives a photo; None: it gives the map.
+
+        Raises as `picture_tools.preprocessor_for`.
+        """
+        image = request.image(ImageRole.CONTROL)
+        control = image.control if image else None
+        if request.mode is not Mode.CONTROLNET or control is None or not control.preprocess:
+            return None
+        kind = control.type or self.default_control(request.model)
+        return preprocessor_for(self.models(), kind) if kind else None
+
     def default_control(self, model_id: str) -> ControlType | None:
         """The control type that a request without one means: the model's first."""
         types = self.entry(model_id).spec.capabilities.control_types
@@ -107,7 +110,7 @@ class Catalog:
         serving = self.serving(request.model)
         self._check_mode(request, serving.spec)
         self._check_extras(request, serving.spec)
-        self._check_loras(request, serving.spec)
+        self._loras.check(request, serving.spec)
         complete, spec = self.complete(request)
         _check_size(request.model, complete, spec.capabilities)
 
@@ -118,15 +121,17 @@ class Catalog:
         """
         defaults = self.entry(request.model).spec.defaults
         spec = self.serving(request.model).spec
-        scheduler = canonical_scheduler(request.scheduler or defaults.scheduler)
+        width, height, steps = defaults.width, defaults.height, defaults.steps
+        if request.mode in TOOL_MODES:
+            (width, height), steps = size_of(request, spec), 1
         filled = request.model_copy(
             update={
-                "width": request.width or defaults.width,
-                "height": request.height or defaults.height,
-                "steps": request.steps or defaults.steps,
+                "width": request.width or width,
+                "height": request.height or height,
+                "steps": request.steps or steps,
                 "guidance": defaults.guidance if request.guidance is None else request.guidance,
-                "strength": defaults.strength if request.strength is None else request.strength,
-                "scheduler": scheduler,
+                "strength": _strength(request, defaults),
+                **sampling.completed(request, defaults),
                 "images": tuple(self._with_control(request.model, i) for i in request.images),
             }
         )
@@ -147,31 +152,59 @@ class Catalog:
             )
 
     def _check_extras(self, request: GenerationRequest, spec: ModelSpec) -> None:
-        able = self.entry(request.model).spec.capabilities
-        for image in request.images:
-            control = image.control.type if image.control else None
-            if control is not None and control not in able.control_types:
-                raise UnsupportedControl(
-                    model=request.model, control=control, supported=list(able.control_types)
-                )
         for role in REQUIRED_ROLES[request.mode]:
             if request.image(role) is None:
                 raise MissingImage(mode=request.mode, field=FIELD_OF_ROLE[role])
-        schedulers = spec.capabilities.schedulers
-        if request.scheduler and canonical_scheduler(request.scheduler) not in schedulers:
-            raise UnknownScheduler(
-                model=request.model, scheduler=request.scheduler, supported=list(schedulers)
-            )
+        self._check_control(request)
+        self.preprocessor(request)
+        _check_mask(request)
+        sampling.check(request, spec, self.entry(request.model).spec.defaults)
         if request.negative_prompt and not spec.capabilities.negative_prompt:
             raise UnsupportedNegativePrompt(model=request.model)
 
-    def _check_loras(self, request: GenerationRequest, spec: ModelSpec) -> None:
-        usable = {lora.name for lora in self._loras.values() if lora.problem is None}
-        for lora in request.loras:
-            if lora.name not in usable:
-                raise UnknownLora(lora=lora.name, available=[*sorted(usable)])
-        if request.loras and not spec.capabilities.loras:
-            raise UnsupportedLora(model=request.model)
+    def _check_control(self, request: GenerationRequest) -> None:
+        """What the picture shows must be known to the asked model and to the one that draws."""
+        serving = self.serving(request.model)
+        for image in (self._with_control(request.model, image) for image in request.images):
+            control = image.control.type if image.control else None
+            if control is None:
+                continue
+            if control in serving.missing_controls:
+                raise ControlNotInstalled(
+                    model=request.model, control=control, reason=serving.missing_controls[control]
+                )
+            for spec in (self.entry(request.model).spec, serving.spec):
+                able = spec.capabilities.control_types
+                if control not in able:
+                    raise UnsupportedControl(
+                        model=request.model, control=control, supported=list(able)
+                    )
+            if _is_weakened(image) and not serving.spec.capabilities.control_weights:
+                raise UnsupportedControlWeight(model=request.model)
+
+
+def _strength(request: GenerationRequest, defaults: Defaults) -> float:
+    """What is filled, and what a picture is a variation of, counts whole unless asked otherwise."""
+    if request.strength is not None:
+        return request.strength
+    return 1.0 if request.mode in (Mode.FILL, Mode.REDUX) else defaults.strength
+
+
+def _is_weakened(image: InputImage) -> bool:
+    control = image.control
+    return control is not None and (control.weight, control.start, control.end) != (1, 0, 1)
+
+
+def _check_mask(request: GenerationRequest) -> None:
+    """A mask says of each pixel of the picture whether it is kept, so it has as many."""
+    init, mask = request.image(ImageRole.INIT), request.image(ImageRole.MASK)
+    if init is None or mask is None:
+        return
+    size, needed = (mask.file.width, mask.file.height), (init.file.width, init.file.height)
+    if size != needed:
+        raise MaskSizeMismatch(
+            width=size[0], height=size[1], needed_width=needed[0], needed_height=needed[1]
+        )
 
 
 def _check_size(model_id: str, request: GenerationRequest, able: Capabilities) -> None:
@@ -180,82 +213,3 @@ def _check_size(model_id: str, request: GenerationRequest, able: Capabilities) -
         raise SizeNotMultiple(model=model_id, multiple=multiple, width=width, height=height)
     if width * height > able.max_pixels:
         raise TooManyPixels(model=model_id, width=width, height=height, max_pixels=able.max_pixels)
-
-
-def _entries(config: Config) -> dict[str, ModelEntry]:
-    stand_ins = {model.stand_in for model in config.models.values() if model.stand_in}
-    for unknown in stand_ins - config.models.keys():
-        raise ConfigError(problem=f"models: the stand-in {unknown} is not a model itself")
-    folders = {
-        model_id: _scanned(config.models_dir, model_id, model)
-        for model_id, model in config.models.items()
-    }
-    real_ones = any(
-        folder.present and not folder.problem and model_id not in stand_ins
-        for model_id, folder in folders.items()
-        if config.models[model_id].family not in FAMILIES_WITHOUT_WEIGHTS
-    )
-    return {
-        model_id: _entry(
-            model_id, model, folders, config.models_dir, stand_in_allowed=not real_ones
-        )
-        for model_id, model in config.models.items()
-    }
-
-
-def _scanned(models_dir: Path, model_id: str, model: Model) -> ModelFolder:
-    if model.family in FAMILIES_WITHOUT_WEIGHTS:
-        return ModelFolder(present=True)
-    return scan_model(models_dir / (model.folder or model_id))
-
-
-def _entry(
-    model_id: str,
-    model: Model,
-    folders: dict[str, ModelFolder],
-    models_dir: Path,
-    *,
-    stand_in_allowed: bool,
-) -> ModelEntry:
-    folder = folders[model_id]
-    usable = folder.present and folder.problem is None
-    served_by = model_id if usable else None
-    if not folder.present and model.stand_in and stand_in_allowed:
-        other = folders[model.stand_in]
-        served_by = model.stand_in if other.present and other.problem is None else None
-    return ModelEntry(
-        spec=_spec(model_id, model, folder, models_dir),
-        installed=usable,
-        problem=folder.problem,
-        served_by=served_by,
-        revision=folder.revision,
-    )
-
-
-def _spec(model_id: str, model: Model, folder: ModelFolder, models_dir: Path) -> ModelSpec:
-    try:
-        capabilities = Capabilities(
-            modes=tuple(Mode(mode) for mode in model.modes),
-            control_types=tuple(ControlType(name) for name in model.control_types),
-            schedulers=tuple(canonical_scheduler(name) for name in model.schedulers),
-            loras=model.loras,
-            negative_prompt=model.negative_prompt,
-            multiple_of=folder.multiple_of or model.multiple_of,
-            max_pixels=model.max_pixels,
-        )
-    except ValueError as error:
-        raise ConfigError(problem=f"models.{model_id}: {error}") from None
-    return ModelSpec(
-        id=model_id,
-        family=model.family,
-        folder=(models_dir / (model.folder or model_id)).absolute(),
-        description=model.description,
-        capabilities=capabilities,
-        defaults=Defaults(**model.defaults.model_dump(exclude_none=True)),
-        stand_in=model.stand_in,
-        upscale=model.upscale,
-        native_pixels=model.native_pixels or folder.native_pixels,
-        buckets=model.buckets or folder.buckets,
-        dtype=model.dtype,
-        options=model.options,
-    )

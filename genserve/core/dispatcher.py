@@ -8,7 +8,6 @@ the task in one transaction. `_follow` reads the pool's events and has each outc
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
@@ -23,10 +22,13 @@ from genserve.core.booking import Booking, Running
 from genserve.core.catalog import Catalog
 from genserve.core.hub import Hub
 from genserve.core.metrics import Metrics
+from genserve.core.residency import Residency
 from genserve.domain.events import Failed, Loading, Progress, Started
+from genserve.domain.lora import LoraSource
 from genserve.domain.model import ModelSpec
 from genserve.domain.pool import (
     Assignment,
+    ModelNotLoaded,
     PoolEvent,
     TaskDone,
     TaskFailed,
@@ -59,13 +61,22 @@ UNREADABLE = ErrorInfo.of(GenServeError())
 
 
 @dataclass(frozen=True, slots=True)
+class _Means:
+    """What a task is worked on with."""
+
+    spec: ModelSpec
+    loras: dict[str, LoraSource]
+    preprocessor: ModelSpec | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Claimed:
-    """What a claim yielded: a task to run, or one whose model can serve it no more."""
+    """What a claim yielded: a task to run, or one that cannot be served any more."""
 
     task: Task
     token: str
     worker_id: str
-    spec: ModelSpec | None
+    means: _Means | None
     error: GenServeError | None
 
 
@@ -92,15 +103,16 @@ class Dispatcher:
         preload: Sequence[ModelSpec],
         epoch: int,
         clock: Clock,
+        previews: bool = True,
     ) -> None:
         self._db = db
+        self._previews = previews
         self._pool = pool
         self._catalog = catalog
         self._hub = hub
         self._blobs = blobs
         self._queue = queue
-        self._preload = tuple(preload)
-        self._prepared: set[tuple[int | None, str]] = set()
+        self.residency = Residency(pool, preload=preload, wake=self.wake)
         self._epoch = epoch
         self._clock = clock
         self._news = asyncio.Event()
@@ -166,10 +178,10 @@ class Dispatcher:
 
     async def _assign_all(self) -> None:
         """Until nobody is idle or nothing waits."""
-        while idle := self._idle():
+        while idle := await self.residency.tend(self._idle()):
             claimed = await self._claim(idle)
             if claimed is None:
-                await self._prepare(idle)
+                await self.residency.preload(idle)
                 return
             if isinstance(claimed, _Unreadable):
                 about = {"task_id": claimed.task_id}
@@ -180,18 +192,6 @@ class Dispatcher:
 
     def _wake_later(self) -> None:
         asyncio.get_running_loop().call_later(RETRY_S, self.wake)
-
-    async def _prepare(self, idle: list[WorkerInfo]) -> None:
-        """Nothing waits: have idle workers read the models that they should hold."""
-        for worker in idle:
-            # Once for each process: what cannot be read must not be tried for ever.
-            missing = [
-                spec for spec in self._preload if (worker.pid, spec.id) not in self._prepared
-            ]
-            if missing:
-                self._prepared.add((worker.pid, missing[0].id))
-                with suppress(LookupError):  # it went down, or is not idle any more
-                    await self._pool.prepare(worker.id, missing[0])
 
     def _idle(self) -> list[WorkerInfo]:
         busy = {running.worker_id for running in self._running.values()}
@@ -221,11 +221,13 @@ class Dispatcher:
             return _Unreadable(choice.task_id)
         if waiting is None:
             return None
-        spec: ModelSpec | None = None
+        means: _Means | None = None
         error: GenServeError | None = None
         try:
+            loras = self._catalog.lora_sources(waiting.asked)
             resolved, spec = self._catalog.complete(waiting.asked)
-        except GenServeError as refused:  # its model went away while it waited
+            means = _Means(spec, loras, self._catalog.preprocessor(resolved))
+        except GenServeError as refused:  # its model or a LoRA went away while it waited
             resolved, error = waiting.asked, refused
         task = tasks.claim(
             conn,
@@ -238,19 +240,20 @@ class Dispatcher:
             now=self._clock(),
             passed=choice.passed,
         )
-        return _Claimed(task, token, choice.worker_id, spec, error) if task else None
+        return _Claimed(task, token, choice.worker_id, means, error) if task else None
 
     async def _give(self, claimed: _Claimed) -> None:
         task, token = claimed.task, claimed.token
         running = Running(task, token, claimed.worker_id)
         self._running[task.id] = running
-        if claimed.spec is None:
+        if claimed.means is None:
             error = claimed.error or GenServeError()
             self._release(running)
             self._later(self._booking.failed(running, ErrorInfo.of(error), Outcome.FAILED))
             return
         try:
-            await self._pool.submit(claimed.worker_id, self._assignment(running, claimed.spec))
+            assignment = self._assignment(running, claimed.means)
+            await self._pool.submit(claimed.worker_id, assignment)
         except LookupError:  # the worker went down since it was chosen
             self._release(running)
             self._later(self._put_back(running, crashed=False))
@@ -259,7 +262,7 @@ class Dispatcher:
         if running.cancel:
             await self._pool.cancel(running.worker_id, task.id, task.attempt)
 
-    def _assignment(self, running: Running, spec: ModelSpec) -> Assignment:
+    def _assignment(self, running: Running, means: _Means) -> Assignment:
         request = running.task.resolved or running.task.asked
         return Assignment(
             task_id=running.task.id,
@@ -267,9 +270,12 @@ class Dispatcher:
             token=running.token,
             epoch=self._epoch,
             request=request,
-            model=spec,
+            model=means.spec,
+            preprocessor=means.preprocessor,
             time_limit_s=self._queue.time_limit_s,
+            previews=self._previews and request.preview,
             inputs={file.sha256: str(self._blobs.path(file.sha256)) for file in request.files()},
+            loras=means.loras,
             output_folder=str(self._blobs.folder),
         )
 
@@ -284,7 +290,8 @@ class Dispatcher:
 
     def _handle(self, event: PoolEvent) -> None:
         match event:
-            case WorkerUp() | WorkerChanged() | WorkerDown():
+            case WorkerUp() | WorkerChanged() | WorkerDown() | ModelNotLoaded():
+                self.residency.noticed(event)
                 self.wake()
             case TaskLoading():
                 self._tell(event, Loading(model=event.model))
@@ -292,7 +299,8 @@ class Dispatcher:
                 self._tell(event, Started(worker=event.worker, attempt=event.attempt))
                 self._begin(event)
             case TaskProgress():
-                self._tell(event, Progress(step=event.step, total=event.total))
+                progress = Progress(step=event.step, total=event.total, preview=event.preview)
+                self._tell(event, progress)
             case TaskDone() | TaskFailed() | TaskStopped():
                 running = self._running.get(event.task_id)
                 if running is None or running.token != event.token:

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from genserve.domain.events import Progress, TaskEvent, is_final
 from genserve.errors import ShuttingDown
@@ -45,6 +45,7 @@ class Subscription:
         unread = self._news[-1].event if self._news else None
         if isinstance(stamped.event, Progress) and isinstance(unread, Progress):
             self._news.pop()
+            stamped = replace(stamped, event=_with_preview(stamped.event, unread))
         self._news.append(stamped)
         self._arrived.set()
 
@@ -67,6 +68,13 @@ class Subscription:
         while not is_final((stamped := await self.next()).event):
             pass
         return stamped.event
+
+
+def _with_preview(newer: Progress, unread: Progress) -> Progress:
+    """The newer progress with the newest preview there is: most progress has none."""
+    if newer.preview is not None or unread.preview is None:
+        return newer
+    return newer.model_copy(update={"preview": unread.preview})
 
 
 @dataclass(slots=True)

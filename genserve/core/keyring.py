@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from genserve.config import DEFAULT_API_KEY, Config
-from genserve.core import key_records, key_sync, key_vault
+from genserve.core import key_issuing, key_records, key_sync, key_vault
+from genserve.core.key_issuing import Issued
 from genserve.core.key_records import is_declared
 from genserve.core.key_vault import OnBatch, OpenVault, RotationReport
 from genserve.domain.api_key import is_mistyped, key_id, new_key
@@ -22,7 +23,7 @@ from genserve.domain.caller import KeyRecord, Permission
 from genserve.errors import AmbiguousKey, ExpiredKey, InvalidKey, KeyIsDeclared, KeyNotFound
 from genserve.store import keys, legacy_keys
 from genserve.store.database import Clock, Database
-from genserve.store.keys import NewKey
+from genserve.store.intake import IdempotencyClaim
 from genserve.store.secrets import VARIABLE, same_text
 
 LAST_USED_EVERY_S = 60
@@ -133,6 +134,29 @@ class KeyRing:
 
         Without `owner` it gets an owner of its own. Raises `ValidationFailed`, `StoreUnavailable`.
         """
+        issued = await self.issue(
+            name,
+            permissions,
+            owner=owner,
+            expires_at=expires_at,
+            priority_floor=priority_floor,
+        )
+        return issued.key, issued.record
+
+    async def issue(
+        self,
+        name: str,
+        permissions: Collection[Permission],
+        *,
+        owner: str | None = None,
+        expires_at: datetime | None = None,
+        priority_floor: int = 0,
+        claim: IdempotencyClaim | None = None,
+    ) -> Issued:
+        """As `create`; the same claim again gives the key that it gave before.
+
+        Raises `IdempotencyMismatch`, and `IssuedKeyDeleted` where that key is no more.
+        """
         key = new_key()
         record = key_records.issued_record(
             key,
@@ -144,8 +168,8 @@ class KeyRing:
             priority_floor=priority_floor,
             now=datetime.fromtimestamp(self._clock(), UTC),
         )
-        await self._alone(partial(self._add, key, record))
-        return key, record
+        new = Issued(key, record, replayed=False)
+        return await self._alone(partial(self._add, new, claim))
 
     async def delete_key(self, key: str) -> list[KeyRecord]:
         """Delete by the full key. Raises `KeyNotFound`, `KeyIsDeclared`."""
@@ -217,10 +241,13 @@ class KeyRing:
         task.add_done_callback(self._changes.discard)
         return await asyncio.shield(task)
 
-    async def _add(self, key: str, record: KeyRecord) -> None:
-        stored = NewKey(record, self._vault.masters.encrypt(key))
-        await asyncio.wrap_future(self._db.write(partial(keys.insert_key, key=stored)))
-        self._records = {**self._records, record.digest: record}
+    async def _add(self, new: Issued, claim: IdempotencyClaim | None) -> Issued:
+        issued = await key_issuing.issue(
+            self._db, self._vault, new, claim, known=self._records, now=self._clock()
+        )
+        if not issued.replayed:
+            self._records = {**self._records, issued.record.digest: issued.record}
+        return issued
 
     async def _delete(self, shown: str, matches: Callable[[KeyRecord], bool]) -> list[KeyRecord]:
         async def delete() -> list[KeyRecord]:

@@ -64,7 +64,8 @@ def warmth(key: str, worker: WorkerInfo) -> Warmth:
     model_id, _, lora_key = key.partition("|")
     if model_id not in worker.loaded:
         return Warmth.COLD
-    return Warmth.LORAS_APPLIED if lora_key == worker.lora_key else Warmth.MODEL_LOADED
+    worn = worker.lora_keys.get(model_id, "")
+    return Warmth.LORAS_APPLIED if lora_key == worn else Warmth.MODEL_LOADED
 
 
 def choose(

@@ -16,6 +16,7 @@ from genserve.core.hub import Hub
 from genserve.core.keyring import KeyRing
 from genserve.core.limits import Limits
 from genserve.core.metrics import Metrics
+from genserve.core.residency import preloads
 from genserve.core.service import Service
 from genserve.domain.pool import WorkerPool
 from genserve.errors import UnsafeBinding
@@ -116,8 +117,9 @@ class Runtime:
             metrics=self.metrics,
             blobs=self.blobs,
             queue=config.queue,
-            preload=[self.catalog.serving(model).spec for model in config.pool.preload],
+            preload=preloads(self.catalog, config.pool.preload),
             epoch=await self._lead(),
+            previews=config.api.previews,
             clock=self.clock,
         )
         self._serve()

@@ -32,11 +32,16 @@ class Started(Value):
 
 
 class Progress(Value):
-    """`step` of `total` steps are done, over all pictures of the task."""
+    """`step` of `total` steps are done, over all pictures of the task.
+
+    `preview`: at most twice a second, what the picture looks like so far: a JPEG of at most 256
+    pixels on a side, as a data URI.
+    """
 
     kind: Literal["progress"] = "progress"
     step: int
     total: int
+    preview: str | None = None
 
 
 class Finished(Value):

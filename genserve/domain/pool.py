@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import Protocol
 
+from genserve.domain.lora import LoraSource
 from genserve.domain.model import ModelSpec
 from genserve.domain.request import GenerationRequest, Value
 from genserve.domain.task import ErrorInfo, Result
@@ -29,7 +30,10 @@ class WorkerInfo(Value):
     state: WorkerState
     pid: int | None = None
     loaded: tuple[str, ...] = ()
-    lora_key: str = ""
+    loading: str = ""
+    """The model that is being read."""
+    lora_keys: dict[str, str] = {}
+    """What loaded models wear (`GenerationRequest.lora_key`), by model id; absent: nothing."""
     memory_total: int | None = None
     memory_used: int | None = None
     task_id: str | None = None
@@ -49,11 +53,17 @@ class Assignment(Value):
     """Complete: no `None` left that the recipe would have to guess."""
     model: ModelSpec
     """The model that draws: the stand-in where one stands in."""
+    preprocessor: ModelSpec | None = None
+    """What makes the control map, where the control picture is a photo."""
     time_limit_s: float
     inputs: dict[str, str] = {}
     """sha256 → file to read."""
+    loras: dict[str, LoraSource] = {}
+    """The request's LoRAs by name: the files to read."""
     output_folder: str
     """The blob store's folder, which the worker writes finished pictures to."""
+    previews: bool = True
+    """Whether to show now and then what the picture looks like so far."""
 
 
 class _AboutTask(Value):
@@ -80,6 +90,14 @@ class WorkerDown(Value):
     worker: WorkerInfo
 
 
+class ModelNotLoaded(Value):
+    """A model that was to be read ahead of demand could not be."""
+
+    worker: str
+    model: str
+    error: ErrorInfo
+
+
 class TaskLoading(_AboutTask):
     """The worker reads the model; the time limit does not run."""
 
@@ -91,10 +109,11 @@ class TaskStarted(_AboutTask):
 
 
 class TaskProgress(_AboutTask):
-    """`step` of `total` steps are done."""
+    """`step` of `total` steps are done. `preview`: now and then, a small JPEG as a data URI."""
 
     step: int
     total: int
+    preview: str | None = None
 
 
 class TaskDone(_AboutTask):
@@ -124,6 +143,7 @@ PoolEvent = (
     WorkerUp
     | WorkerChanged
     | WorkerDown
+    | ModelNotLoaded
     | TaskLoading
     | TaskStarted
     | TaskProgress
@@ -157,7 +177,17 @@ class WorkerPool(Protocol):
         ...
 
     async def prepare(self, worker_id: str, model: ModelSpec) -> None:
-        """Load a model into an idle worker ahead of demand."""
+        """Load a model into an idle worker ahead of demand. Raises `LookupError` when it is not.
+
+        `WorkerChanged` follows when the worker is idle again, after `ModelNotLoaded` if it failed.
+        """
+        ...
+
+    async def unload(self, worker_id: str, model_id: str) -> None:
+        """Give back a model's memory: at once when idle, otherwise after what it is busy with.
+
+        `WorkerChanged` follows, whether or not the model was there, unless the worker dies first.
+        """
         ...
 
     def events(self) -> AsyncIterator[PoolEvent]:

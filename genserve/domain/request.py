@@ -10,6 +10,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from genserve.domain.samplers import Sigmas
+
+MAX_LORAS = 32
+"""LoRAs of one request."""
+MAX_LORA_WEIGHT = 10.0
+"""Beyond it, either way, there is only noise."""
+MAX_THRESHOLD = 2040
+"""Largest change that canny can see: Sobel's sums over 8-bit levels, both directions together."""
+MAX_CONTROL_WEIGHT = 2.0
+"""As A1111's ControlNet: beyond it there are only artefacts."""
 MAX_SEED = 2**32 - 1
 """Largest seed: what A1111, NovelAI and the users' own clients all can carry."""
 
@@ -51,9 +61,12 @@ REQUIRED_ROLES: dict[Mode, tuple[ImageRole, ...]] = {
     Mode.CONTROLNET: (ImageRole.CONTROL,),
     Mode.REDUX: (ImageRole.REFERENCE,),
     Mode.EDIT: (ImageRole.REFERENCE,),
-    Mode.UPSCALE: (ImageRole.INIT,),
+    Mode.UPSCALE: (ImageRole.REFERENCE,),
     Mode.PREPROCESS: (ImageRole.CONTROL,),
 }
+"""What is upscaled is a reference: it reaches the model at its own size."""
+TOOL_MODES = frozenset({Mode.UPSCALE, Mode.PREPROCESS})
+"""Modes that make a picture from a picture, without prompt, noise and steps."""
 
 
 class Value(BaseModel):
@@ -73,11 +86,17 @@ class FileRef(Value):
 
 
 class Control(Value):
-    """How a control picture steers."""
+    """How a control picture steers.
+
+    With `preprocess` it is a photo that the map is made from first; the thresholds are canny's: how
+    much brightness or a colour must change to begin an edge (high) and to go on with one (low).
+    """
 
     type: ControlType | None = None
     preprocess: bool = False
-    weight: float = 1.0
+    low_threshold: Annotated[float, Field(ge=0, le=MAX_THRESHOLD)] = 100
+    high_threshold: Annotated[float, Field(ge=0, le=MAX_THRESHOLD)] = 200
+    weight: Annotated[float, Field(ge=0, le=MAX_CONTROL_WEIGHT, allow_inf_nan=False)] = 1.0
     start: Annotated[float, Field(ge=0, le=1)] = 0.0
     end: Annotated[float, Field(ge=0, le=1)] = 1.0
 
@@ -90,12 +109,18 @@ class InputImage(Value):
     control: Control | None = None
 
 
+LoraWeight = Annotated[float, Field(ge=-MAX_LORA_WEIGHT, le=MAX_LORA_WEIGHT, allow_inf_nan=False)]
+
+
 class LoraRef(Value):
-    """A LoRA by its catalogue name, with its strength (negative allowed)."""
+    """A LoRA by its catalogue name, with its strength (negative allowed).
+
+    `text_weight` is its strength in the text encoders where that is to be another.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    weight: float = 1.0
-    text_weight: float | None = None
+    weight: LoraWeight = 1.0
+    text_weight: LoraWeight | None = None
 
 
 class Hires(Value):
@@ -118,7 +143,9 @@ class GenerationRequest(Value):
     """What a caller asks for, in every dialect's common terms.
 
     `width` and `height` in pixels; `guidance` is cfg; `strength` 0-1 is how much of an init
-    picture is redrawn; `sigmas` names a noise schedule (karras, exponential …).
+    picture is redrawn; `sigmas` names how noise levels are spaced (absent: the model's own way);
+    `clip_skip` counts the text encoder's layers from the end, as A1111 does: 1 (and 0) is the last,
+    2 the last but one; `vae` is a file or folder below the models folder, by name.
     """
 
     model: str
@@ -132,14 +159,15 @@ class GenerationRequest(Value):
     steps: Annotated[int, Field(ge=1)] | None = None
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     scheduler: str | None = None
-    sigmas: str | None = None
+    sigmas: Sigmas | None = None
     clip_skip: Annotated[int, Field(ge=0, le=12)] | None = None
-    vae: str | None = None
+    vae: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     strength: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     hires: Hires | None = None
     images: tuple[InputImage, ...] = ()
-    loras: tuple[LoraRef, ...] = ()
+    loras: Annotated[tuple[LoraRef, ...], Field(max_length=MAX_LORAS)] = ()
     output: Output = Output()
+    preview: bool = True
     extras: dict[str, JsonValue] = Field(default_factory=dict)
 
     def image(self, role: ImageRole) -> InputImage | None:
@@ -149,7 +177,8 @@ class GenerationRequest(Value):
     @property
     def lora_key(self) -> str:
         """The LoRA set as one text: equal for requests that one prepared worker can serve."""
-        return ",".join(f"{lora.name}:{lora.weight:g}:{lora.text_weight}" for lora in self.loras)
+        acting = (lora for lora in self.loras if lora.weight or lora.text_weight)
+        return ",".join(sorted(f"{one.name}:{one.weight!r}:{one.text_weight}" for one in acting))
 
     def files(self) -> Iterable[FileRef]:
         """The stored files that this request needs."""

@@ -51,9 +51,76 @@ class UnsupportedControl(InvalidRequest):
     names: ClassVar[tuple[str, ...]] = ("model", "control", "supported")
 
 
+class UnsupportedControlWeight(InvalidRequest):
+    """The model takes control pictures as a part of its input: all of it, in every step."""
+
+    code = "unsupported_control_weight"
+    names: ClassVar[tuple[str, ...]] = ("model",)
+
+
+class ControlNotInstalled(InvalidRequest):
+    """The model has a ControlNet for it, but that cannot be used; `reason` says why."""
+
+    code = "control_not_installed"
+    names: ClassVar[tuple[str, ...]] = ("model", "control", "reason")
+
+
 class UnknownScheduler(InvalidRequest):
     code = "unknown_scheduler"
     names: ClassVar[tuple[str, ...]] = ("model", "scheduler", "supported")
+
+
+class UnsupportedSigmas(InvalidRequest):
+    code = "unsupported_sigmas"
+    names: ClassVar[tuple[str, ...]] = ("model", "sigmas", "supported")
+
+
+class SchedulerWithoutSigmas(InvalidRequest):
+    """The scheduler's noise levels cannot be spaced; `able` are the model's that can."""
+
+    code = "scheduler_without_sigmas"
+    names: ClassVar[tuple[str, ...]] = ("scheduler", "sigmas", "able")
+
+
+class PromptTooComplex(InvalidRequest):
+    """`passes` is how often a text encoder would have to run."""
+
+    code = "prompt_too_complex"
+    names: ClassVar[tuple[str, ...]] = ("passes", "limit")
+
+
+class UnsupportedClipSkip(InvalidRequest):
+    code = "unsupported_clip_skip"
+    names: ClassVar[tuple[str, ...]] = ("model",)
+
+
+class UnknownVae(InvalidRequest):
+    code = "unknown_vae"
+    names: ClassVar[tuple[str, ...]] = ("vae", "available")
+
+
+class UnsupportedVae(InvalidRequest):
+    code = "unsupported_vae"
+    names: ClassVar[tuple[str, ...]] = ("model",)
+
+
+class VaeDoesNotFit(InvalidRequest):
+    """`reason` says what is wrong: another number of channels, or weights that are missing."""
+
+    code = "vae_does_not_fit"
+    names: ClassVar[tuple[str, ...]] = ("vae", "model", "reason")
+
+
+class EmbeddingBroken(InvalidRequest):
+    """A trained word's file that cannot be used any more; `reason` names the file."""
+
+    code = "embedding_broken"
+    names: ClassVar[tuple[str, ...]] = ("name", "reason")
+
+
+class BadControlRange(InvalidRequest):
+    code = "bad_control_range"
+    names: ClassVar[tuple[str, ...]] = ("start", "end")
 
 
 class UnknownLora(InvalidRequest):
@@ -66,14 +133,49 @@ class UnsupportedLora(InvalidRequest):
     names: ClassVar[tuple[str, ...]] = ("model",)
 
 
+class LoraOfAnotherFamily(InvalidRequest):
+    """`base` is the family that the LoRA was made for, `takes` what the model takes."""
+
+    code = "lora_of_another_family"
+    names: ClassVar[tuple[str, ...]] = ("lora", "base", "model", "takes")
+
+
+class LoraBroken(InvalidRequest):
+    """The LoRA's file is there but cannot be used; `reason` names the file."""
+
+    code = "lora_broken"
+    names: ClassVar[tuple[str, ...]] = ("lora", "reason")
+
+
+class LoraDoesNotFit(InvalidRequest):
+    """The LoRA is not for this model; `reason` names the first tensor that does not fit."""
+
+    code = "lora_does_not_fit"
+    names: ClassVar[tuple[str, ...]] = ("lora", "model", "reason")
+
+
 class UnsupportedNegativePrompt(InvalidRequest):
     code = "unsupported_negative_prompt"
     names: ClassVar[tuple[str, ...]] = ("model",)
 
 
+class PreprocessorMissing(InvalidRequest):
+    """A photo was given as control picture, and the model that makes the map is not installed."""
+
+    code = "preprocessor_not_installed"
+    names: ClassVar[tuple[str, ...]] = ("control", "model", "folder")
+
+
 class MissingImage(InvalidRequest):
     code = "missing_image"
     names: ClassVar[tuple[str, ...]] = ("mode", "field")
+
+
+class MaskSizeMismatch(InvalidRequest):
+    """A mask of other width or height, in pixels, than the picture that it is for."""
+
+    code = "mask_size"
+    names: ClassVar[tuple[str, ...]] = ("width", "height", "needed_width", "needed_height")
 
 
 class BadImage(InvalidRequest):
@@ -102,6 +204,11 @@ class SizeNotMultiple(ValidationFailed):
 class TooManyPixels(ValidationFailed):
     code = "too_many_pixels"
     names: ClassVar[tuple[str, ...]] = ("model", "width", "height", "max_pixels")
+
+
+class DuplicateLora(ValidationFailed):
+    code = "duplicate_lora"
+    names: ClassVar[tuple[str, ...]] = ("lora",)
 
 
 class IdempotencyMismatch(ValidationFailed):
@@ -183,6 +290,13 @@ class IdempotencyInFlight(Conflict):
     code = "idempotency_in_flight"
     names: ClassVar[tuple[str, ...]] = ("key",)
     retryable = True
+
+
+class IssuedKeyDeleted(Conflict):
+    """The API key that an Idempotency-Key (`key`) has led to was deleted since."""
+
+    code = "issued_key_deleted"
+    names: ClassVar[tuple[str, ...]] = ("key",)
 
 
 class KeyIsDeclared(Conflict):

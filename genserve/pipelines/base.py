@@ -1,14 +1,15 @@
 """What a family of models must offer, and what it may say and raise while it draws."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from genserve.domain.model import ModelSpec
+from genserve.domain.model import ModelSpec, Offload
 from genserve.domain.request import GenerationRequest, ImageRole
+from genserve.pipelines.shelf import Shelf
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -38,7 +39,10 @@ class Stage(StrEnum):
 
     TEXT = "text"
     INPUT = "input"
+    LORAS = "loras"
     DENOISE = "denoise"
+    PREVIEW = "preview"
+    PROCESS = "process"
     DECODE = "decode"
     ENCODE = "encode"
     STORE = "store"
@@ -58,6 +62,10 @@ class Hook(Protocol):
         """So many of the picture's steps are done."""
         ...
 
+    def preview(self, make: Callable[[], Image.Image]) -> None:
+        """What the next `step` may show: `make` gives a small RGB picture, if it is called."""
+        ...
+
 
 class Pipeline(Protocol):
     """One loaded model. Made without arguments by the registry, used by one thread."""
@@ -65,8 +73,19 @@ class Pipeline(Protocol):
     distilled_guidance: bool
     """Guidance is an input of the network (as in FLUX.1 [dev]), not classifier-free guidance."""
 
-    def load(self, spec: ModelSpec, device: DeviceKind, dtype: str) -> None:
-        """Read the weights and put them on the device. Raises `BrokenModel`."""
+    def load(self, spec: ModelSpec, device: DeviceKind, shelf: Shelf) -> None:
+        """Read the weights and put them on the device, as the spec says.
+
+        What other models may hold too is taken from the shelf. Raises `BrokenModel`, or what the
+        libraries raise; then `unload` is called.
+        """
+        ...
+
+    def parts(self) -> Mapping[str, Any]:
+        """The networks by the names of diffusers: transformer, unet, text_encoder, vae …
+
+        One that is on the shelf may be another model's part too.
+        """
         ...
 
     def generate(
@@ -78,20 +97,32 @@ class Pipeline(Protocol):
     ) -> Image.Image:
         """Draw one picture of `request.width` x `request.height` pixels.
 
-        `request` is complete; `inputs` are RGB and of that size. Leaves no trace: the next picture
-        is what it would have been without this one, also when this one was cancelled. Raises
-        `Cancelled`, `UnusablePicture`, `GenServeError`, or what the libraries raise.
+        `request` is complete. `inputs` are of that size: INIT and CONTROL in RGB, MASK in L (white
+        is to be drawn anew); REFERENCE is in RGB and of its own size. Leaves no trace: the next
+        picture is what it would have been without this one, also when this one was cancelled.
+        Raises `Cancelled`, `UnusablePicture`, `GenServeError`, or what the libraries raise.
         """
         ...
 
-    def low_memory(self) -> AbstractContextManager[None]:
-        """Draw with less memory, and a little differently, while it is open: tile the VAE."""
+    def low_memory(self) -> AbstractContextManager[None] | None:
+        """Draw with less memory, and a little differently, while it is open: tile the VAE.
+
+        None: there is nothing to tile.
+        """
+        ...
+
+    def offloaded(self, how: Offload) -> AbstractContextManager[None] | None:
+        """Draw with less of the device's memory, and slower, while it is open.
+
+        The weights wait outside of it. None: no use here, as on a CPU, or where as much waits
+        outside already.
+        """
         ...
 
     def size_bytes(self) -> int:
-        """What it takes of the device's memory while it is loaded."""
+        """What this pipeline alone holds of the device's memory: nothing that it shares."""
         ...
 
     def unload(self) -> None:
-        """Give the memory back."""
+        """Give the memory back, and to the shelf what was taken. Also after a failed `load`."""
         ...

@@ -8,11 +8,15 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from PIL import Image
+
 from genserve.domain.model import ModelSpec
 from genserve.domain.request import GenerationRequest, Mode
+from genserve.domain.samplers import canonical_scheduler
 from genserve.pipelines.base import Pipeline, Stage, UnusablePicture
 from genserve.pipelines.images import refuse_constant
 
@@ -49,6 +53,7 @@ def check(
         "request": request.model_dump(mode="json"),
         "options": spec.options,
         "dtype": spec.dtype,
+        "quantization": spec.quantization,
         **software(),
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
@@ -74,6 +79,9 @@ class _Silent:
     def step(self, done: int, total: int) -> None:
         pass
 
+    def preview(self, make: Callable[[], Image.Image]) -> None:
+        pass
+
 
 def _request(spec: ModelSpec) -> GenerationRequest:
     width, height = spec.buckets[0] if spec.buckets else (_PIXELS, _PIXELS)
@@ -85,7 +93,7 @@ def _request(spec: ModelSpec) -> GenerationRequest:
         seed=0,
         steps=1,
         guidance=spec.defaults.guidance,
-        scheduler=spec.defaults.scheduler,
+        scheduler=canonical_scheduler(spec.defaults.scheduler),
     )
 
 
@@ -100,11 +108,20 @@ def _draw(pipeline: Pipeline, request: GenerationRequest) -> str | None:
 
 
 def _weights(spec: ModelSpec) -> list[list[str | int]]:
-    """Which files the model is made of, without reading them."""
+    """Which files the model is made of, without reading them. What it draws from text is of no
+    ControlNet's making."""
     return [
-        [str(file.relative_to(spec.folder)), file.stat().st_size, file.stat().st_mtime_ns]
-        for file in sorted(spec.folder.rglob("*.safetensors"))
+        [str(file.relative_to(place)), file.stat().st_size, file.stat().st_mtime_ns]
+        for place in (spec.folder, spec.base, spec.vae)
+        if place is not None
+        for file in _files(place)
     ]
+
+
+def _files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    return sorted(file for file in place.rglob("*") if file.suffix in (".safetensors", ".gguf"))
 
 
 def _read(file: Path) -> str | None:

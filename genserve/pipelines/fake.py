@@ -29,13 +29,15 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from PIL import Image, ImageOps
 
-from genserve.domain.model import ModelSpec
+from genserve.domain.model import ModelSpec, Offload
 from genserve.domain.request import GenerationRequest, ImageRole
 from genserve.pipelines.base import DeviceKind, Hook, Stage, UnusablePicture
+from genserve.pipelines.shelf import Shelf
 
 _WORD = re.compile(r"fake:([a-z_]+)(?:=([0-9.]+))?")
 _LONG_S = 3600
@@ -99,13 +101,17 @@ class Fake:
         self._hook: Hook | None = None
         self._tries = 0
 
-    def load(self, spec: ModelSpec, device: DeviceKind, dtype: str) -> None:
+    def load(self, spec: ModelSpec, device: DeviceKind, shelf: Shelf) -> None:
         """Take the time and do the mischief that the spec's options ask for."""
         time.sleep(float(spec.options.get("load_s", 0)))
         self._size_bytes = int(spec.options.get("size_bytes", 0))
         behaviour = spec.options.get("on_load")
         if behaviour is not None:
             _ON_LOAD[str(behaviour)]()
+
+    def parts(self) -> Mapping[str, Any]:
+        """There are no networks."""
+        return {}
 
     def generate(
         self,
@@ -129,12 +135,14 @@ class Fake:
                 _hang()
             if step_s:
                 time.sleep(step_s)
+            hook.preview(lambda: _gradient(f"{seed} {request.prompt}", (32, 32), None))
             hook.step(step, steps)
         hook.stage(Stage.DECODE)
         size = (request.width or 64, request.height or 64)
         if "constant" in wishes:
             return Image.new("RGB", size, "black")
-        return _gradient(f"{seed} {request.prompt}", size, inputs.get(ImageRole.INIT))
+        given = (inputs[role] for role in (ImageRole.INIT, ImageRole.CONTROL) if role in inputs)
+        return _gradient(f"{seed} {request.prompt}", size, next(given, None))
 
     def _run_out_of_memory(self, hook: Hook, times: float) -> None:
         if hook is not self._hook:  # another task
@@ -147,6 +155,10 @@ class Fake:
     def low_memory(self) -> Iterator[None]:
         """Nothing to save; but it is a rung, so that the ladder can be tested."""
         yield
+
+    def offloaded(self, how: Offload) -> AbstractContextManager[None] | None:
+        """Nothing waits outside; but these are rungs too."""
+        return nullcontext()
 
     def size_bytes(self) -> int:
         """What the spec's option of that name says."""
@@ -167,9 +179,9 @@ def _wishes(prompt: str, attempt: int) -> dict[str, float]:
     return wishes
 
 
-def _gradient(seed: str, size: tuple[int, int], init: Image.Image | None) -> Image.Image:
+def _gradient(seed: str, size: tuple[int, int], given: Image.Image | None) -> Image.Image:
     chance = random.Random(seed)
     dark, light = ([chance.randrange(low, low + 96) for _ in range(3)] for low in (0, 160))
     ramp = Image.linear_gradient("L").rotate(chance.choice((0, 90, 180, 270)))
     image = ImageOps.colorize(ramp, tuple(dark), tuple(light)).resize(size)
-    return image if init is None else Image.blend(init, image, 0.5)
+    return image if given is None else Image.blend(given, image, 0.5)

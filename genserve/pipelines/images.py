@@ -1,8 +1,9 @@
 """Pictures in and out of a worker: reading inputs, sizes, and encoding with what they say."""
 
+import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ _PNG_LEVEL = 1
 """A third of the time of zlib's default level 6 for at most a tenth more bytes."""
 _EDGE_RADIUS, _EDGE_PERCENT = 1.2, 400
 """Chosen by eye on the tiny model's drawings. The radius is in pixels of the small picture."""
+
+_RESAMPLING = {role: Image.Resampling.LANCZOS for role in ImageRole} | {
+    ImageRole.MASK: Image.Resampling.BILINEAR  # what is black stays black: it does not overshoot
+}
+
+_PREVIEW_SIDE, _PREVIEW_QUALITY = 256, 75
 
 Size = tuple[int, int]
 
@@ -47,21 +54,50 @@ def _near(side: float, spec: ModelSpec) -> int:
 def read_inputs(
     request: GenerationRequest, files: Mapping[str, str], drawn: Size
 ) -> dict[ImageRole, Image.Image]:
-    """The request's pictures as RGB of the size that is drawn.
+    """The request's pictures at the size that is drawn: the mask in L, the others in RGB.
 
     A picture of another shape than what is asked for is cropped around its middle, never
     stretched (A1111's "crop and resize"); transparent parts become white. Where the drawn size
     has another shape than the asked one, it is squeezed as much as `enlarge` will stretch it.
+    A reference is shown, not drawn over: it keeps its size and shape.
     Raises `OSError` when a file is gone or no picture.
     """
     asked = (request.width or drawn[0], request.height or drawn[1])
     inputs: dict[ImageRole, Image.Image] = {}
     for image in request.images:
-        path = Path(files[image.file.sha256])
-        with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as opened:
-            fitted = ImageOps.fit(_flat(opened), asked, Image.Resampling.LANCZOS)
-        inputs[image.role] = fitted.resize(drawn, Image.Resampling.LANCZOS)
+        picture = _open(files[image.file.sha256])
+        if image.role is not ImageRole.REFERENCE:
+            resample = _RESAMPLING[image.role]
+            picture = _fitted(picture, asked, image.role).resize(drawn, resample)
+        inputs[image.role] = picture
     return inputs
+
+
+def keeper(
+    request: GenerationRequest, files: Mapping[str, str], asked: Size
+) -> Callable[[Image.Image], Image.Image]:
+    """What puts the caller's own pixels back where the mask is black, at the size asked for.
+
+    A network's decoder changes every pixel a little, also those it was told to keep. Where the mask
+    is grey, both are mixed. Raises `OSError` as `read_inputs` does.
+    """
+    own, mask = (
+        _fitted(_open(files[image.file.sha256]), asked, image.role)
+        for image in (request.image(ImageRole.INIT), request.image(ImageRole.MASK))
+        if image is not None
+    )
+    return lambda picture: Image.composite(picture, own, mask)
+
+
+def _open(path: str) -> Image.Image:
+    with Image.open(Path(path), formats=("PNG", "JPEG", "WEBP")) as opened:
+        return _flat(opened)
+
+
+def _fitted(image: Image.Image, size: Size, role: ImageRole) -> Image.Image:
+    """Cropped around the middle to the shape and enlarged or reduced to the size."""
+    kind = "L" if role is ImageRole.MASK else "RGB"
+    return ImageOps.fit(image, size, _RESAMPLING[role]).convert(kind)
 
 
 def _flat(image: Image.Image) -> Image.Image:
@@ -123,6 +159,14 @@ def encode(image: Image.Image, output: Output, parameters: str, xmp: str) -> byt
             options |= {"exif": _exif(parameters), "xmp": xmp.encode()}
     image.save(buffer, _PIL_FORMATS[output.format], **options)
     return buffer.getvalue()
+
+
+def small_jpeg(image: Image.Image) -> str:
+    """A preview as a data URI. At most 256 pixels on a side: some ten kilobytes."""
+    image.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_PREVIEW_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _png_text(parameters: str, xmp: str) -> PngImagePlugin.PngInfo:

@@ -8,6 +8,14 @@ from genserve.pipelines.base import BrokenModel, Pipeline
 
 FAMILIES: dict[str, str] = {
     "flux": "genserve.pipelines.flux:Flux",
+    "sd15": "genserve.pipelines.sd15:Sd15",
+    "sdxl": "genserve.pipelines.sdxl:Sdxl",
+    "sd3": "genserve.pipelines.sd3:Sd3",
+    "canny": "genserve.pipelines.canny:pipeline",
+    "depth": "genserve.pipelines.depth:pipeline",
+    "openpose": "genserve.pipelines.openpose:pipeline",
+    "lanczos": "genserve.pipelines.lanczos:pipeline",
+    "spandrel": "genserve.pipelines.super_resolution:pipeline",
     "fake": "genserve.pipelines.fake:Fake",
 }
 

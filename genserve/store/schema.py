@@ -225,6 +225,17 @@ idempotency = Table(
     Column("created_at", Double, nullable=False, index=True),
 )
 
+key_requests = Table(
+    "key_requests",
+    metadata,
+    # The same for requests that issue API keys: whose, its value, and the digest of the new key.
+    Column("key_digest", String(64), primary_key=True),
+    Column("value", String(255), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("issued", String(64), nullable=False),
+    Column("created_at", Double, nullable=False, index=True),
+)
+
 outbox = Table(
     "outbox",
     metadata,

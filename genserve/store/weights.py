@@ -1,4 +1,4 @@
-"""What lies in the folders of models and LoRAs, without loading any of it.
+"""What lies in the folders of models, without loading any of it.
 
 Only safetensors files count as weights: a pickle could run code, and so could a .py file. What is
 wrong with a folder is said in words for the operator: which file, below the models folder, and
@@ -8,20 +8,30 @@ what to do.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genserve.store.lora_header import LoraFile, describe_lora
 from genserve.store.safetensors_header import BadWeights, read_header
 
-__all__ = ["LoraFile", "ModelFolder", "scan_loras", "scan_model"]
+__all__ = [
+    "BadFolder",
+    "ModelFolder",
+    "model_components",
+    "scan_bare",
+    "scan_model",
+    "scan_part",
+    "scan_transformer",
+]
 
 PICKLES = frozenset({".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".joblib"})
 CODE = frozenset({".py", ".pyc", ".so"})
-LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
-"""What model_index.json may name: diffusers imports whatever else it finds there."""
+LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", "flux"})
+"""What model_index.json may name: diffusers imports whatever else it finds there. The last two are
+parts of diffusers itself."""
+NEVER_LOADED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
+"""Components of Stable Diffusion that no recipe uses: a folder may come without them."""
 COMPONENT_CONFIGS = (
     "config.json",
     "scheduler_config.json",
@@ -29,6 +39,7 @@ COMPONENT_CONFIGS = (
     "preprocessor_config.json",
 )
 MAX_JSON_BYTES = 16 * 2**20
+GGUF_MAGIC = b"GGUF"
 SMALL_FILE_BYTES = 2**20
 """Up to here a file's content counts for the revision, beyond only its header or size."""
 
@@ -53,48 +64,90 @@ class _Unusable(Exception):
     """The text is the problem."""
 
 
-def scan_model(folder: Path) -> ModelFolder:
-    """Look into a model's folder in diffusers' layout. Reads headers and small files only."""
+class BadFolder(Exception):
+    """`problem`: what is wrong with a model's folder, naming the file."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+def model_components(folder: Path) -> dict[str, tuple[str, str]]:
+    """What model_index.json names: component → (library, class). Raises `BadFolder`."""
+    try:
+        return _model_index(folder)
+    except _Unusable as unusable:
+        raise BadFolder(str(unusable)) from None
+
+
+def scan_model(folder: Path, *, partial: bool = False) -> ModelFolder:
+    """Look into a model's folder in diffusers' layout. Reads headers and small files only.
+
+    A `partial` one has a base that lends what it lacks.
+    """
+
+    def look(_: list[Path]) -> dict[str, Any]:
+        components = _model_index(folder)
+        if partial:
+            components = {name: it for name, it in components.items() if (folder / name).exists()}
+        _check_components(folder, components)
+        return _own_settings(folder)
+
+    return _scanned(folder, look)
+
+
+def scan_part(folder: Path, *configs: str) -> ModelFolder:
+    """Look into the folder of one network, a ControlNet or a VAE: its config.json and weights.
+
+    `configs` are other JSON files that it needs.
+    """
+    return _network(folder, ("config.json", *configs))
+
+
+def scan_bare(folder: Path) -> ModelFolder:
+    """Look into a folder that holds weights alone: an upscaler's one .safetensors file."""
+    return _network(folder, ())
+
+
+def scan_transformer(folder: Path) -> ModelFolder:
+    """Look into a folder that holds one transformer in a single .gguf or .safetensors file."""
+
+    def look(files: list[Path]) -> dict[str, Any]:
+        weights = [file for file in files if file.suffix in (".gguf", ".safetensors")]
+        if len(weights) != 1 or weights[0].parent != folder:
+            raise _Unusable(
+                f"{folder.name} adds to a base, so it must hold one .gguf or .safetensors file, or"
+                " be a whole folder with a model_index.json"
+            )
+        _check_file(folder, weights[0])
+        return {}
+
+    return _scanned(folder, look)
+
+
+def _network(folder: Path, configs: tuple[str, ...]) -> ModelFolder:
+    def look(_: list[Path]) -> dict[str, Any]:
+        for name in configs:
+            _json(folder, folder / name)
+        _check_weights(folder, folder)
+        return {}
+
+    return _scanned(folder, look)
+
+
+def _scanned(folder: Path, look: Callable[[list[Path]], dict[str, Any]]) -> ModelFolder:
+    """What is found where `look` finds nothing wrong; it gives what the folder says of itself."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return ModelFolder(present=False)
     try:
         files = list(_files(folder))
-        _check_components(folder, _model_index(folder))
-        revision = _revision(folder, files)
-        own = _own_settings(folder)
+        own = look(files)
+        return ModelFolder(present=True, revision=_revision(folder, files), **own)
     except _Unusable as unusable:
         return ModelFolder(present=True, problem=str(unusable))
     except OSError as error:
         reason = os.strerror(error.errno or 0)
         return ModelFolder(present=True, problem=f"{folder.name} cannot be read: {reason}")
-    return ModelFolder(present=True, revision=revision, **own)
-
-
-def scan_loras(folder: Path) -> list[LoraFile]:
-    """The LoRA files directly in a folder, by name. Reads headers only."""
-    if not folder.is_dir():
-        return []
-    return [
-        _lora(folder, path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and (path.suffix in PICKLES or path.suffix == ".safetensors")
-    ]
-
-
-def _lora(folder: Path, path: Path) -> LoraFile:
-    problem: str | None = None
-    if path.suffix in PICKLES:
-        problem = f"{path.name} may run code; convert it to safetensors"
-    elif not path.resolve().is_relative_to(folder.resolve()):
-        problem = f"{path.name} is a link that leads outside; put the file itself there"
-    else:
-        try:
-            return describe_lora(path.stem, read_header(path))
-        except BadWeights as bad:
-            problem = f"{path.name} {bad.problem}"
-        except OSError as error:
-            problem = f"{path.name} cannot be read: {os.strerror(error.errno or 0)}"
-    return LoraFile(name=path.stem, size_bytes=path.stat().st_size, problem=problem)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -145,6 +198,8 @@ def _model_index(folder: Path) -> dict[str, tuple[str, str]]:
 def _check_components(folder: Path, components: dict[str, tuple[str, str]]) -> None:
     for name in components:
         component = folder / name
+        if name in NEVER_LOADED and not component.exists():
+            continue
         if name != Path(name).name or not component.is_dir():
             raise _Unusable(f"{folder.name}/{name} is missing; download the whole model")
         configs = [config for config in COMPONENT_CONFIGS if (component / config).is_file()]
@@ -165,13 +220,23 @@ def _check_weights(folder: Path, component: Path) -> None:
             if component / part not in weights:
                 shown = _shown(folder, component / part)
                 raise _Unusable(f"{shown} is missing; download it again")
+    weights = weights or sorted(component.glob("*.gguf"))
     if not weights:
         raise _Unusable(f"{folder.name}/{component.name} has no .safetensors weights; add them")
     for path in weights:
-        try:
-            read_header(path)
-        except BadWeights as bad:
-            raise _Unusable(f"{_shown(folder, path)} {bad.problem}") from None
+        _check_file(folder, path)
+
+
+def _check_file(folder: Path, path: Path) -> None:
+    if path.suffix == ".gguf":
+        with path.open("rb") as file:
+            if file.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
+                raise _Unusable(f"{_shown(folder, path)} is no GGUF file; download it again")
+        return
+    try:
+        read_header(path)
+    except BadWeights as bad:
+        raise _Unusable(f"{_shown(folder, path)} {bad.problem}") from None
 
 
 def _own_settings(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,10 @@ class ChildSettings(Value):
     threads: int
     memory_bytes: int
     """What resident models may take together."""
+    lora_cache_bytes: int = 2**30
+    """CPU memory for LoRA files that were read."""
+    lora_device_bytes: int = 0
+    """Device memory for the original weights under LoRAs."""
     families: tuple[str, ...] = ()
     """Families whose code is imported before `Ready`, so that a broken install shows at start."""
     run_folder: Path

@@ -10,9 +10,10 @@ import socket
 import sys
 import time
 from collections import deque
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import IO, NoReturn, assert_never
+
+from PIL import Image
 
 from genserve.domain.model import ModelSpec
 from genserve.domain.pool import Assignment
@@ -27,10 +28,13 @@ from genserve.errors import (
 from genserve.pipelines import canary, faults, registry
 from genserve.pipelines.base import BrokenModel, Cancelled, Pipeline, UnusablePicture
 from genserve.pipelines.cache import Residents
-from genserve.pipelines.ladder import Ladder, NoMemory, Rung
+from genserve.pipelines.ladder import Ladder, NoMemory
+from genserve.pipelines.shelf import Shelf
 from genserve.workers import orphans
 from genserve.workers.channel import Channel, ChildSettings, ParentGone
+from genserve.workers.control_maps import control_map
 from genserve.workers.drawing import Drawing, Reporter
+from genserve.workers.dressing import Dressing
 from genserve.workers.messages import (
     UNFIT_EXIT_CODE,
     Cancel,
@@ -39,6 +43,7 @@ from genserve.workers.messages import (
     Loading,
     Models,
     Prepare,
+    Prepared,
     Ready,
     Run,
     Started,
@@ -46,8 +51,10 @@ from genserve.workers.messages import (
     Stop,
     Stopped,
     ToChild,
+    Unload,
 )
 from genserve.workers.output import log_to_parent
+from genserve.workers.rungs import rungs
 
 FATAL_EXIT_CODE = 4
 
@@ -68,8 +75,15 @@ class Child:
     def __init__(self, settings: ChildSettings, channel: Channel) -> None:
         self._settings = settings
         self._channel = channel
-        self._residents = Residents(settings.device, settings.memory_bytes)
+        self._residents = Residents(
+            settings.device,
+            settings.memory_bytes,
+            Shelf(settings.device, settings.run_folder / "hashes"),
+        )
         self._waiting: deque[ToChild] = deque()
+        self._dressing = Dressing(settings)
+        self._told: tuple[frozenset[str], dict[str, str]] = (frozenset(), {})
+        """The loaded models that the parent knows of, and what they wear."""
 
     def serve(self) -> None:
         """Until `Stop`. Raises `ParentGone`, `Unfit`."""
@@ -81,6 +95,8 @@ class Child:
                     self._run(message.assignment)
                 case Prepare():
                     self._prepare(message.model)
+                case Unload():
+                    self._unload(message.model_id)
                 case Cancel():
                     pass  # the task ended before it arrived
                 case Stop():
@@ -94,11 +110,9 @@ class Child:
         reporter = Reporter(self._channel, assignment)
         try:
             result = self._work(assignment, reporter)
-            self._channel.send(
-                Done(task_id=assignment.task_id, attempt=assignment.attempt, result=result)
-            )
+            self._end(Done(task_id=assignment.task_id, attempt=assignment.attempt, result=result))
         except Cancelled:
-            self._channel.send(Stopped(task_id=assignment.task_id, attempt=assignment.attempt))
+            self._end(Stopped(task_id=assignment.task_id, attempt=assignment.attempt))
         except (ParentGone, Unfit):
             raise
         except UnusablePicture as error:
@@ -111,27 +125,52 @@ class Child:
                 reason = "its device reported an error that only a new process can clear"
                 stored = ErrorInfo.of(WorkerFailed(reason=reason))
                 self._leave(fail(error=stored, retry=True, fatal=True, crashed=True))
-            self._channel.send(fail(error=_stored(error, assignment.model)))
+            self._end(fail(error=_stored(error, assignment.model)))
         finally:
             self._waiting.extend(reporter.later)
+
+    def _end(self, final: Done | Failed | Stopped) -> None:
+        """What became of the task; before that, what it left in memory: the worker is free then."""
+        self._tell_models()
+        self._channel.send(final)
+
+    def _tell_models(self) -> None:
+        """What is in memory, if that has changed: a task may load one model and evict another."""
+        loaded = self._residents.ids
+        keys = self._dressing.keys(loaded)
+        if self._told != (frozenset(loaded), keys):
+            self._told = (frozenset(loaded), keys)
+            self._channel.send(Models(loaded=loaded, lora_keys=keys))
 
     def _work(self, assignment: Assignment, reporter: Reporter) -> Result:
         about = {"task_id": assignment.task_id, "attempt": assignment.attempt}
         spec, load_s = assignment.model, 0.0
+        # Before the model is read: then there is no question of room for both.
+        made = self._control_map(assignment, reporter)
         pipeline = self._residents.find(spec)
         if pipeline is None:
             self._channel.send(Loading(**about, model=spec.id))
             began_at = time.perf_counter()
             pipeline = self._load(spec)
             load_s = time.perf_counter() - began_at
-            self._channel.send(Models(loaded=self._residents.ids))
+            self._tell_models()
         reporter.check_cancelled()
         self._channel.send(Started(**about))
-        with Ladder(self._rungs(pipeline, spec)) as ladder:
-            result = Drawing(assignment, pipeline, ladder, reporter).draw(load_s)
-        if ladder.taken:  # others may have been evicted
-            self._channel.send(Models(loaded=self._residents.ids))
-        return result
+        with Ladder(rungs(self._residents, pipeline, spec.id)) as ladder:
+            drawing = Drawing(assignment, pipeline, ladder, reporter, self._dressing, made)
+            return drawing.draw(load_s)
+
+    def _control_map(self, assignment: Assignment, reporter: Reporter) -> Image.Image | None:
+        """The map that the picture is to follow, where the request gave a photo instead."""
+        spec = assignment.preprocessor
+        if spec is None:
+            return None
+        about = {"task_id": assignment.task_id, "attempt": assignment.attempt}
+        self._channel.send(Loading(**about, model=spec.id))
+        preprocessor = self._residents.find(spec) or self._load(spec)
+        self._tell_models()
+        with Ladder(rungs(self._residents, preprocessor, spec.id)) as ladder:
+            return ladder.run(lambda: control_map(assignment, preprocessor, reporter))
 
     def _load(self, spec: ModelSpec) -> Pipeline:
         try:
@@ -143,6 +182,7 @@ class Child:
                 raise ModelBroken(model=spec.id, reason=reason) from None
             raise
         settings = self._settings
+        self._dressing.undress(pipeline, spec.id)
         try:
             canary.check(
                 pipeline,
@@ -156,27 +196,33 @@ class Child:
             raise Unfit(reason) from None
         return pipeline
 
-    def _rungs(self, pipeline: Pipeline, spec: ModelSpec) -> list[Rung]:
-        def evict() -> AbstractContextManager[None] | None:
-            return nullcontext() if self._residents.evict_others(spec.id) else None
-
-        return [
-            Rung("vae_tiling", "The picture was decoded in tiles.", pipeline.low_memory),
-            Rung("evicted_models", "Other models were unloaded to make room.", evict),
-        ]
-
     def _prepare(self, spec: ModelSpec) -> None:
         """Load ahead of demand. A failure is told again, to whoever asks for the model."""
+        failed: ErrorInfo | None = None
         try:
             if self._residents.find(spec) is None:
                 self._load(spec)
         except Unfit:
             raise
         except Exception as error:  # this errand's edge
-            log.exception("cannot prepare %s", spec.id)
             if faults.classify(error) is faults.Fault.FATAL:
+                log.exception("the device is lost")
                 os._exit(FATAL_EXIT_CODE)
-        self._channel.send(Models(loaded=self._residents.ids))
+            failed = _stored(error, spec)
+        self._tell_models()
+        self._channel.send(Prepared(model_id=spec.id, error=failed))
+
+    def _unload(self, model_id: str) -> None:
+        """Give a model's memory back. A process that cannot is started anew, which does it too."""
+        try:
+            self._residents.unload(model_id)
+        except Exception:  # this errand's edge: what is left in memory, nobody knows
+            log.exception("cannot unload %s", model_id)
+            os._exit(FATAL_EXIT_CODE)
+        loaded = self._residents.ids
+        keys = self._dressing.keys(loaded)
+        self._told = (frozenset(loaded), keys)
+        self._channel.send(Models(loaded=loaded, lora_keys=keys))
 
     def _leave(self, last_words: Failed) -> NoReturn:
         """Report and be gone, without the destructors of a device that is not to be trusted."""

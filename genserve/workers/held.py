@@ -60,8 +60,8 @@ class HeldTask:
     def started(self) -> TaskStarted:
         return TaskStarted(**self._about())
 
-    def progress(self, step: int, total: int) -> TaskProgress:
-        return TaskProgress(**self._about(), step=step, total=total)
+    def progress(self, step: int, total: int, preview: str | None) -> TaskProgress:
+        return TaskProgress(**self._about(), step=step, total=total, preview=preview)
 
     def done(self, result: Result) -> TaskDone:
         return TaskDone(**self._about(), token=self.assignment.token, result=result)

@@ -1,7 +1,7 @@
 """Every message between the server and a worker process: all that crosses the pipe.
 
-Frozen values, told apart by `kind`, one JSON line each; no pickles and no pixels. The parent is
-asyncio (`process.py`), the child is synchronous (`channel.py`).
+Frozen values, told apart by `kind`, one JSON line each; no pickles, and no pixels but those of
+small previews. The parent is asyncio (`process.py`), the child is synchronous (`channel.py`).
 """
 
 from typing import Annotated, Literal
@@ -13,8 +13,6 @@ from genserve.domain.pool import Assignment
 from genserve.domain.request import Value
 from genserve.domain.task import ErrorInfo, Result
 
-UNFIT_EXIT_CODE = 3
-"""A child that ends so before `Ready` is not fit, and starting it again would not help."""
 UNFIT_EXIT_CODE = 3
 """A child that ends so before `Ready` is not fit, and starting it again would not help."""
 MAX_LINE_BYTES = 8 * 1024 * 1024
@@ -40,6 +38,13 @@ class Prepare(Value):
     model: ModelSpec
 
 
+class Unload(Value):
+    """Give back a model's memory, after the task in hand; `Models` follows, whatever was there."""
+
+    kind: Literal["unload"] = "unload"
+    model_id: str
+
+
 class Stop(Value):
     kind: Literal["stop"] = "stop"
 
@@ -60,10 +65,19 @@ class StartFailed(Value):
 
 
 class Models(Value):
-    """The models in memory, after every change and at the end of a `Prepare`."""
+    """The models in memory, and what they wear (`WorkerInfo.lora_keys`), after every change."""
 
     kind: Literal["models"] = "models"
     loaded: tuple[str, ...]
+    lora_keys: dict[str, str] = {}
+
+
+class Prepared(Value):
+    """The end of a `Prepare`; `error` says why the model could not be read."""
+
+    kind: Literal["prepared"] = "prepared"
+    model_id: str
+    error: ErrorInfo | None = None
 
 
 # From the child: about its task
@@ -82,9 +96,12 @@ class Started(_OfTask):
 
 
 class Step(_OfTask):
+    """`preview`: now and then, what the picture looks like; a small JPEG as a data URI."""
+
     kind: Literal["step"] = "step"
     step: int
     total: int
+    preview: str | None = None
 
 
 class Decoding(_OfTask):
@@ -110,9 +127,11 @@ class Stopped(_OfTask):
     kind: Literal["stopped"] = "stopped"
 
 
-ToChild = Annotated[Run | Cancel | Prepare | Stop, Field(discriminator="kind")]
+ToChild = Annotated[Run | Cancel | Prepare | Unload | Stop, Field(discriminator="kind")]
 TaskMessage = Loading | Started | Step | Decoding | Done | Failed | Stopped
-ToParent = Annotated[Ready | StartFailed | Models | TaskMessage, Field(discriminator="kind")]
+ToParent = Annotated[
+    Ready | StartFailed | Models | Prepared | TaskMessage, Field(discriminator="kind")
+]
 
 TO_CHILD: TypeAdapter[ToChild] = TypeAdapter(ToChild)
 TO_PARENT: TypeAdapter[ToParent] = TypeAdapter(ToParent)

@@ -107,6 +107,10 @@ class LocalPool:
         """Read a model ahead of demand. Raises `LookupError` when the worker is not idle."""
         self._workers[worker_id].prepare(model)
 
+    async def unload(self, worker_id: str, model_id: str) -> None:
+        """Give back a model's memory: at once when idle, otherwise after what it is busy with."""
+        self._workers[worker_id].unload(model_id)
+
     async def events(self) -> AsyncIterator[PoolEvent]:
         """Everything that happens, once, in order; ends when the pool has stopped."""
         while (event := await self._events.get()) is not None:

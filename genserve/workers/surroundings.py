@@ -40,6 +40,8 @@ class Surroundings:
                 device_name=device.full_name,
                 threads=device.threads,
                 memory_bytes=device.resident_bytes,
+                lora_cache_bytes=self.settings.lora_cache_mib * 2**20,
+                lora_device_bytes=int(self.settings.lora_gpu_gib * 2**30),
                 families=self.families,
                 run_folder=self.run_folder,
                 restarted=restarted,

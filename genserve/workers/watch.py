@@ -1,7 +1,7 @@
 """Watches the task in hand: its alarms, its time limit, and what the process says of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import assert_never
 
 from genserve.config import Pool
@@ -58,7 +58,7 @@ class TaskWatch:
             case Step():
                 self._learn_step(held)
                 self._await_step(held)
-                self._emit(held.progress(message.step, message.total))
+                self._emit(held.progress(message.step, message.total, message.preview))
             case Decoding():
                 held.stepping, held.last_step_at = False, None
                 self._deadline.set(self._settings.decode_timeout_s, "decoding the picture")
@@ -72,6 +72,10 @@ class TaskWatch:
                 self._end(event, after)
             case _:
                 assert_never(message)
+
+    def keep(self, loaded: Collection[str]) -> None:
+        """Only these are in memory: what is loaded again compiles and warms up again."""
+        self._stepped &= set(loaded)
 
     def ask_to_stop(self, held: HeldTask) -> None:
         """Tell the process to stop the task; within a step it must have done so."""

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from genserve.domain.model import ModelSpec
 from genserve.domain.pool import (
     Assignment,
+    ModelNotLoaded,
     PoolEvent,
     TaskDone,
     WorkerChanged,
@@ -28,17 +29,21 @@ from genserve.domain.pool import (
 from genserve.workers import devices
 from genserve.workers.deadlines import Deadline
 from genserve.workers.held import HeldTask
+from genserve.workers.idle_models import IdleModels
 from genserve.workers.messages import (
     TO_PARENT,
     UNFIT_EXIT_CODE,
+    Loading,
     Models,
     Prepare,
+    Prepared,
     Ready,
     Run,
     StartFailed,
     Stop,
     ToChild,
     ToParent,
+    Unload,
     to_line,
 )
 from genserve.workers.output import forward
@@ -66,6 +71,9 @@ class LocalWorker:
         self._child: ChildProcess | None = None
         self._held: HeldTask | None = None
         self._loaded: tuple[str, ...] = ()
+        self._lora_keys: dict[str, str] = {}
+        self._loading = ""
+        self._idle = IdleModels(around.settings.idle_unload_s, self._unload_idle)
         self._memory_used: int | None = None
         self._restarts = Restarts(around.settings.restart_min_s, around.settings.restart_max_s)
         self._deadline = Deadline(self._on_hung)
@@ -95,6 +103,8 @@ class LocalWorker:
             state=self._state,
             pid=pid,
             loaded=self._loaded,
+            loading=self._loading,
+            lora_keys=self._lora_keys,
             memory_total=self._device.memory_bytes or None,
             memory_used=self._memory_used if pid else None,
             task_id=self._held.assignment.task_id if self._held else None,
@@ -115,12 +125,24 @@ class LocalWorker:
         """Give it a task. Raises `LookupError` when it is not idle."""
         self._take_up(Run(assignment=assignment))
         self._held = HeldTask(assignment, self.id)
+        self._idle.in_use(assignment.model.id)
         self._deadline.set(self._around.settings.min_step_timeout_s, "taking the task")
 
     def prepare(self, model: ModelSpec) -> None:
         """Read a model ahead of demand. Raises `LookupError` when it is not idle."""
         self._take_up(Prepare(model=model))
+        self._loading = model.id
         self._deadline.set(self._around.settings.load_timeout_s, "reading the model")
+
+    def unload(self, model_id: str) -> None:
+        """Give back a model's memory. The process does so between two tasks, in order."""
+        self._tell(Unload(model_id=model_id))
+        if self._state is WorkerState.IDLE:
+            self._deadline.set(self._around.settings.min_step_timeout_s, "unloading a model")
+
+    def _unload_idle(self, model_id: str) -> None:
+        log.info("%s unloads %s, which nobody has asked for lately", self.id, model_id)
+        self.unload(model_id)
 
     def _take_up(self, message: Run | Prepare) -> None:
         if self._state is not WorkerState.IDLE or self._stopping:
@@ -238,7 +260,9 @@ class LocalWorker:
         self._deadline.clear()
         self._restarts.died(lived_s=lived_s, was_ready=was_ready)
         self._unfit |= self._restarts.given_up or (refused and not was_ready)
-        self._child, self._loaded = None, ()
+        self._child, self._loaded, self._loading = None, (), ""
+        self._lora_keys = {}
+        self._idle.loaded(())
         if self._held is not None:
             self._held.returned |= self._unfit
             self._end_task(self._held.lost(self._reason), WorkerState.RESTARTING)
@@ -271,15 +295,34 @@ class LocalWorker:
                 self._unfit, self._reason = True, message.reason
                 self._deadline.set(LAST_WORDS_S, "ending")
             case Models():
-                self._loaded = message.loaded
-                if self._held is None and self._state is WorkerState.BUSY:
-                    self._become_idle()
-                self._around.emit(WorkerChanged(worker=self.info()))
+                self._on_models(message)
+            case Prepared():
+                self._on_prepared(message)
             case _:
                 held = self._held
                 if held is not None and held.is_about(message.task_id, message.attempt):
                     held.acknowledged = True
+                    self._loading = message.model if isinstance(message, Loading) else ""
                     self._watch.on_message(held, message)
+
+    def _on_models(self, message: Models) -> None:
+        loaded = message.loaded
+        self._loaded, self._lora_keys = loaded, message.lora_keys
+        self._watch.keep(loaded)
+        if self._state is WorkerState.IDLE:
+            self._deadline.clear()  # of an unload
+        self._idle.loaded(loaded)
+        self._around.emit(WorkerChanged(worker=self.info()))
+
+    def _on_prepared(self, message: Prepared) -> None:
+        self._loading = ""
+        if self._state is WorkerState.BUSY and self._held is None:
+            self._become_idle()
+        if message.error is not None:
+            self._around.emit(
+                ModelNotLoaded(worker=self.id, model=message.model_id, error=message.error)
+            )
+        self._around.emit(WorkerChanged(worker=self.info()))
 
     def _become_idle(self) -> None:
         self._deadline.clear()
@@ -290,7 +333,8 @@ class LocalWorker:
         """Tell the task's one final event; the worker is already what it will be next."""
         if self._held is not None:
             self._held.forget_limit()
-        self._held = None
+        self._held, self._loading = None, ""
+        self._idle.in_use(None)
         self._state = after
         if isinstance(event, TaskDone):
             self._restarts.finished_task()

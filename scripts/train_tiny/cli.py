@@ -16,6 +16,8 @@ from .evaluate import evaluate_pipeline
 from .export import export_pipeline
 from .flow import FlowStage, load_latents
 from .flow_training import train_distillation, train_flow
+from .member_cli import MEMBERS, train_member
+from .members import MEMBER_STAGES
 from .text import train_text
 from .vae import train_decoder, train_vae
 
@@ -23,6 +25,7 @@ STAGES = (
     "vae", "text", "latents", "flow", "distill", "decoder", "export", "classifier", "evaluate",
     "card",
 )  # fmt: skip
+BASE = "flux-dev"
 # About an hour on two idle cores.
 STEPS = {
     "vae": 4500,
@@ -60,31 +63,43 @@ class Run:
         return STAGES.index(stage) <= STAGES.index(self.last_stage)
 
 
-def parse_arguments(arguments: list[str] | None = None) -> Run:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="train_tiny", description=__doc__)
-    parser.add_argument("model", choices=["flux-dev"], help="which member of the family to train")
+    names = [BASE, *MEMBERS]
+    parser.add_argument("model", choices=names, help="which member of the family to train")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workdir", type=Path, default=Path("build/tiny"), help="checkpoints")
-    parser.add_argument("--out", type=Path, default=Path("models/tiny-flux-dev"))
+    parser.add_argument("--out", type=Path, help="default: models/tiny-MODEL")
+    parser.add_argument("--base", type=Path, help="the model that this one adds to")
+    parser.add_argument(
+        "--whole", action="store_true", help="train all weights, not a Control-LoRA"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--stage", choices=STAGES, default=STAGES[-1], help="the last stage to run")
+    stages = dict.fromkeys((*STAGES, *MEMBER_STAGES))
+    parser.add_argument("--stage", choices=stages, default=STAGES[-1], help="the last stage to run")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="shortens or lengthens all")
     values = parser.parse_args(arguments)
+    if values.stage not in (STAGES if values.model == BASE else MEMBER_STAGES):
+        parser.error(f"{values.model} has no stage {values.stage}")
+    return values
+
+
+def main(arguments: list[str] | None = None) -> None:
+    values = parse_arguments(arguments)
     name = values.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    return Run(values.seed, values.workdir, values.out, device, values.stage, values.steps_scale)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    run = parse_arguments(arguments)
-    if run.device.type == "cpu":
+    if device.type == "cpu":
         torch.set_num_threads(CPU_THREADS)
     began = time.monotonic()
-    train(run)
+    if values.model == BASE:
+        out = values.out or Path("models") / f"tiny-{BASE}"
+        train(Run(values.seed, values.workdir, out, device, values.stage, values.steps_scale))
+    else:
+        train_member(values, device)
     minutes = (time.monotonic() - began) / 60
-    print(f"{run.last_stage} done after {minutes:.1f} minutes on {run.device}")
+    print(f"{values.stage} done after {minutes:.1f} minutes on {device}")
 
 
 def train(run: Run) -> None:

@@ -32,19 +32,19 @@ def export_pipeline(stage: FlowStage, vae: AutoencoderKL, out: Path) -> None:
     """Replaces `out`'s components, each by a rename, and leaves its other files alone."""
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False),
-        vae=_half(vae),
-        text_encoder=_half(stage.encoders.clip),
+        vae=half(vae),
+        text_encoder=half(stage.encoders.clip),
         tokenizer=stage.encoders.clip_tokenizer,
-        text_encoder_2=_half(stage.encoders.t5),
+        text_encoder_2=half(stage.encoders.t5),
         tokenizer_2=stage.encoders.t5_tokenizer,
-        transformer=_half(stage.transformer),
+        transformer=half(stage.transformer),
     )
     beside = out.with_name(out.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     pipeline.save_pretrained(beside)
     for path in beside.rglob("*.json"):
-        _clean_json(path)
-    (beside / "genserve.json").write_text(_json_text(server_facts()), encoding="utf-8")
+        clean_json(path)
+    (beside / "genserve.json").write_text(json_text(server_facts()), encoding="utf-8")
     out.mkdir(parents=True, exist_ok=True)
     for name in (*_COMPONENT_FOLDERS, "model_index.json", "genserve.json"):
         target = out / name
@@ -54,7 +54,8 @@ def export_pipeline(stage: FlowStage, vae: AutoencoderKL, out: Path) -> None:
     shutil.rmtree(beside)
 
 
-def _half(module: nn.Module) -> Any:
+def half(module: nn.Module) -> Any:
+    """A copy in 16 bits, on the CPU, as it is shipped."""
     twin = copy.deepcopy(module).to("cpu", torch.float16)
     for parameter in twin.parameters():
         # The VAE trains in channels-last order, which safetensors does not store.
@@ -62,15 +63,16 @@ def _half(module: nn.Module) -> Any:
     return twin
 
 
-def _clean_json(path: Path) -> None:
+def clean_json(path: Path) -> None:
+    """Takes out of a configuration what names a place on a disk."""
     value = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(value, dict) and any(key in value for key in _UNCLEAN_KEYS):
         for key in _UNCLEAN_KEYS:
             value.pop(key, None)
-        path.write_text(_json_text(value), encoding="utf-8")
+        path.write_text(json_text(value), encoding="utf-8")
 
 
-def _json_text(value: Any) -> str:
+def json_text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -16,7 +16,7 @@ from .animals import draw_cat, draw_lion, draw_swan
 from .backdrops import SCENE_BACKDROPS
 from .canvas import Canvas, Frame, Pixels, Point
 from .palette import COLOURS, RGB
-from .person import POSES, draw_person, solve_joints
+from .person import POSES, Pose, draw_person, solve_joints
 from .shapes import (
     draw_circle,
     draw_fish,
@@ -193,7 +193,8 @@ def frame_of(spec: SceneSpec, rng: random.Random) -> Frame:
     )
 
 
-def draw(spec: SceneSpec) -> Drawing:
+def draw(spec: SceneSpec, pose: Pose | None = None) -> Drawing:
+    """The picture of a spec; a `pose` replaces the one that the spec names."""
     rng = random.Random(spec.seed)
     width, height = BUCKETS[spec.bucket]
     frame = frame_of(spec, rng)
@@ -204,7 +205,7 @@ def draw(spec: SceneSpec) -> Drawing:
     colour = COLOURS[spec.colour]
     joints: dict[str, Point] = {}
     if spec.subject == "person":
-        unit_joints = solve_joints(POSES[spec.pose], rng, spec.looseness)
+        unit_joints = solve_joints(pose or POSES[spec.pose], rng, spec.looseness)
         draw_person(canvas, colour, unit_joints)
         joints = {name: frame.to_pixels(point) for name, point in unit_joints.items()}
     else:

@@ -10,7 +10,10 @@ from pathlib import Path
 # ten times as slow. OpenMP reads this once, when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # As a script, this folder would come first on the path and its modules would lose their package.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+scripts = Path(__file__).resolve().parents[1]
+sys.path[0] = str(scripts)
+# Maps and LoRAs are made and read by the server's own code.
+sys.path.insert(1, str(scripts.parent))
 
 from train_tiny.cli import main  # noqa: E402
 

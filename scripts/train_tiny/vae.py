@@ -7,6 +7,7 @@ pictures in every aspect ratio, because its norms average over the picture.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,9 +118,15 @@ def picture_error(decoded: Tensor, pictures: Tensor, masks: Tensor) -> Tensor:
     return error.abs().mean() + error.square().mean() + edges
 
 
-def train_vae(folder: Path, seed: int, steps: int, device: torch.device) -> AutoencoderKL:
+def train_vae(
+    folder: Path,
+    seed: int,
+    steps: int,
+    device: torch.device,
+    build: Callable[[], AutoencoderKL] = build_vae,
+) -> AutoencoderKL:
     torch.manual_seed(step_seed(seed, "vae"))
-    vae = build_vae().to(device)
+    vae = build().to(device)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     whole_from = round(steps * (1 - WHOLE_SHARE))
 

@@ -62,6 +62,16 @@ JSON_CASES: dict[str, tuple[dict[str, Any], Case]] = {
         (400, "unsupported_control", "canny"),
     ),
     "scheduler": ({"prompt": "x", "scheduler": "nope"}, (400, "unknown_scheduler", "euler")),
+    "sigmas": ({"prompt": "x", "sigmas": "nope"}, (422, "validation_error", "karras")),
+    "sigmas of model": ({"prompt": "x", "sigmas": "karras"}, (400, "unsupported_sigmas", "")),
+    "clip_skip": ({"prompt": "x", "clip_skip": 13}, (422, "validation_error", "12")),
+    "clip_skip of model": ({"prompt": "x", "clip_skip": 2}, (400, "unsupported_clip_skip", "")),
+    "vae of model": ({"prompt": "x", "vae": "../x"}, (400, "unsupported_vae", "")),
+    "control without its mode": (
+        {"prompt": "x", "control_weight": 0.5},
+        (422, "validation_error", "control_weight"),
+    ),
+    "control_weight": ({"prompt": "x", "control_weight": 3}, (422, "validation_error", "2")),
     "lora": ({"prompt": "x", "loras": [{"name": "../x"}]}, (400, "unknown_lora", "")),
     "negative prompt": (
         {"prompt": "x", "negative_prompt": "y"},

@@ -11,6 +11,7 @@ from genserve.errors import ConfigError
 from tests.serving import KEYS, RunningServer, serving
 
 FIELDS = {"name": "小明", "permissions": "generation,readonly"}
+FIELDS_JSON = {"name": "小明", "permissions": ["generation", "readonly"]}
 
 
 def send(client: httpx2.Client, path: str, how: str, **fields: str) -> httpx2.Response:
@@ -136,3 +137,35 @@ def test_a_broken_configuration_is_told_and_changes_nothing(tmp_path: Path) -> N
         assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
         assert "API_KEY_1" in answer.json()["detail"]
         assert server.client("readonly").get("/status").status_code == 200
+
+
+class TestIdempotency:
+    """A lost answer can be asked for again."""
+
+    def test_the_same_key_again(self, server: RunningServer) -> None:
+        admin = server.client("admin", **{"Idempotency-Key": "a new key"})
+        first, again = (admin.post("/auth/generate-key", json=FIELDS_JSON) for _ in range(2))
+        assert first.status_code == again.status_code == 200
+        assert "Idempotency-Replayed" not in first.headers
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert again.headers["Cache-Control"] == "no-store"
+        assert again.json() == first.json()
+        assert server.client(again.json()["api_key"]).get("/tasks").status_code == 200
+
+    def test_another_body(self, server: RunningServer) -> None:
+        admin = server.client("admin", **{"Idempotency-Key": "for one body"})
+        admin.post("/auth/generate-key", json=FIELDS_JSON)
+        answer = admin.post("/auth/generate-key", json=FIELDS_JSON | {"name": "else"})
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_mismatch")
+
+    def test_a_deleted_key(self, server: RunningServer) -> None:
+        admin = server.client("admin", **{"Idempotency-Key": "soon gone"})
+        made = admin.post("/auth/generate-key", json=FIELDS_JSON).json()
+        admin.post("/auth/delete-key-by-id", json={"key_id": made["key_id"]})
+        answer = admin.post("/auth/generate-key", json=FIELDS_JSON)
+        assert (answer.status_code, answer.json()["code"]) == (409, "issued_key_deleted")
+
+    def test_one_that_cannot_be_kept(self, server: RunningServer) -> None:
+        admin = server.client("admin", **{"Idempotency-Key": "x" * 256})
+        answer = admin.post("/auth/generate-key", json=FIELDS_JSON)
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")

@@ -38,6 +38,35 @@ def test_the_documented_defaults() -> None:
     assert (asked.strength, asked.scheduler, asked.loras) == (None, None, ())
 
 
+def test_another_model_has_its_own_defaults() -> None:
+    """The documented ones are the default model's, whose own are the same."""
+    other = request(body(model_id="sdxl"))
+    assert (other.width, other.height, other.steps, other.guidance) == (None,) * 4
+    told = request(body(model_id="sdxl", width=768, cfg=5))
+    assert (told.width, told.height, told.guidance) == (768, None, 5)
+
+
+def test_how_to_sample_is_passed_on() -> None:
+    asked = request(body(scheduler="DPM++ 2M", sigmas="karras", clip_skip=2, vae="soft"))
+    assert (asked.scheduler, asked.sigmas) == ("DPM++ 2M", "karras")
+    assert (asked.clip_skip, asked.vae) == (2, "soft")
+    form = {"prompt": "x", "sigmas": "", "clip_skip": "2", "vae": "", "control_weight": "0.5"}
+    fields = from_form(form)
+    read = checked(GenerateFields, fields, "en", synonyms=SYNONYMS)
+    assert (read.sigmas, read.clip_skip, read.vae, read.control_weight) == (None, 2, None, 0.5)
+
+
+def test_a_control_picture_is_followed_as_asked() -> None:
+    told = body(mode="controlnet", control_weight=0.5, control_start=0.1, control_end=0.9)
+    control = request(told, control_image=FILE).images[0].control
+    assert control is not None
+    assert (control.weight, control.start, control.end) == (0.5, 0.1, 0.9)
+    made = body(mode="controlnet", preprocess=True, controlnet_type="canny", control_weight=0)
+    control = request(made, control_image=FILE).images[0].control
+    assert control is not None
+    assert (control.preprocess, control.weight, control.end) == (True, 0.0, 1.0)
+
+
 @pytest.mark.parametrize(("given", "seed"), [(0, 0), (None, None), (-1, None), (2**32 - 1,) * 2])
 def test_null_and_minus_one_draw_a_seed(given: int | None, seed: int | None) -> None:
     assert request(body(seed=given)).seed == seed
@@ -72,6 +101,13 @@ def test_null_and_minus_one_draw_a_seed(given: int | None, seed: int | None) -> 
         ({"controlnet_type": "x"}, "controlnet_type: must be one of depth, canny, openpose"),
         ({"embed_metadata": 1}, "embed_metadata: must be true or false"),
         ({"async": "yes"}, "async: must be true or false"),
+        ({"sigmas": "x"}, "sigmas: must be one of karras, exponential, beta"),
+        ({"clip_skip": 13}, "clip_skip: must be at most 12"),
+        ({"clip_skip": 1.5}, "clip_skip: must be a whole number"),
+        ({"vae": 1}, "vae: must be a text"),
+        ({"control_weight": 2.1}, "control_weight: must be at most 2"),
+        ({"control_end": 1.1}, "control_end: must be at most 1"),
+        ({"noise_schedule": "karras"}, "did you mean sigmas?"),
         ({"loras": {}}, "loras: must be a list"),
         ({"loras": ["x"]}, "loras.0: must be an object"),
         ({"loras": [{"weight": 1}]}, "loras.0.name: is required"),
@@ -128,6 +164,11 @@ def test_pictures_get_their_roles() -> None:
     control = request(body(mode="controlnet", controlnet_type="canny"), control_image=FILE)
     assert control.images[0].control is not None
     assert control.images[0].control.type is ControlType.CANNY
+    edit = request(body(mode="edit"), input_image=FILE)
+    assert [image.role for image in edit.images] == [ImageRole.REFERENCE]
+    redrawn = request(body(mode="controlnet"), control_image=FILE, input_image=FILE)
+    assert {image.role for image in redrawn.images} == {ImageRole.CONTROL, ImageRole.INIT}
+    check(body(mode="controlnet"), ["control_image", "input_image"], Api(), "en")
     silent = request(body(mode="controlnet"), control_image=FILE)
     assert silent.images[0].control is not None
     assert silent.images[0].control.type is None

@@ -31,7 +31,6 @@ from genserve.errors import (
     UnknownModel,
     UnknownScheduler,
     UnsupportedControl,
-    UnsupportedLora,
     UnsupportedMode,
     UnsupportedNegativePrompt,
 )
@@ -76,6 +75,7 @@ def catalog(folders: Path, models: dict[str, dict[str, Any]] = MODELS) -> Catalo
             {
                 "models_dir": folders / "models",
                 "loras_dir": folders / "loras",
+                "data_dir": folders / "data",
                 "models": models,
             }
         )
@@ -172,20 +172,6 @@ def test_what_does_not_fit_is_told(
     models = MODELS | {"big": MODELS["big"] | {"schedulers": ["euler", "heun"]}}
     with pytest.raises(error, match=told):
         catalog(folders, models).check(request_)
-
-
-def test_a_lora_needs_a_model_that_takes_loras(folders: Path):
-    (folders / "loras").mkdir()
-    weights = {"transformer.x.lora_A.weight": numpy.zeros((4, 8), dtype=numpy.float16)}
-    save_file(weights, folders / "loras" / "night.safetensors")
-    (folders / "loras" / "pickled.ckpt").write_bytes(b"pickle")
-    wanted = asks(loras=(LoraRef(name="night"),))
-    with pytest.raises(UnsupportedLora):
-        catalog(folders).check(wanted)
-    able = {name: model | {"loras": True} for name, model in MODELS.items()}
-    catalog(folders, able).check(wanted)
-    with pytest.raises(UnknownLora):
-        catalog(folders, able).check(asks(loras=(LoraRef(name="pickled"),)))
 
 
 def test_a_request_that_fits_passes(folders: Path):

@@ -30,6 +30,18 @@ async def test_unread_progress_is_replaced_by_newer():
         assert (await news.next()).event == Progress(step=1000, total=1000)
 
 
+async def test_a_slow_watcher_still_gets_the_newest_preview():
+    """Most progress has none, and would replace the one that has."""
+    hub = Hub()
+    with hub.subscribe("t") as news:
+        for step in range(1, 9):
+            preview = f"picture {step}" if step in (3, 6) else None
+            hub.publish("t", 1, Progress(step=step, total=9, preview=preview))
+        assert (await news.next()).event == Progress(step=8, total=9, preview="picture 6")
+        hub.publish("t", 1, Progress(step=9, total=9))
+        assert (await news.next()).event == Progress(step=9, total=9), "and none twice"
+
+
 async def test_the_last_event_is_kept_until_the_end_and_no_longer():
     hub = Hub()
     hub.publish("t", 1, Progress(step=1, total=2))

@@ -27,7 +27,11 @@ MAX_PASSES = 3
 
 def worker(name: str, loaded: tuple[str, ...] = (), lora_key: str = "") -> WorkerInfo:
     return WorkerInfo(
-        id=name, device="cpu", state=WorkerState.IDLE, loaded=loaded, lora_key=lora_key
+        id=name,
+        device="cpu",
+        state=WorkerState.IDLE,
+        loaded=loaded,
+        lora_keys=dict.fromkeys(loaded, lora_key),
     )
 
 

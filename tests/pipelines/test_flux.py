@@ -13,6 +13,7 @@ from genserve.domain.request import GenerationRequest, ImageRole
 from genserve.errors import UnsupportedMode
 from genserve.pipelines.base import BrokenModel, Cancelled, Stage, UnusablePicture
 from genserve.pipelines.flux import Flux
+from genserve.pipelines.shelf import Shelf
 from tests.pipelines.conftest import TINY, Watcher, request, tiny_spec
 
 
@@ -21,7 +22,7 @@ def flux() -> Iterator[Flux]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # pictures this small gain nothing by more
     pipeline = Flux()
-    pipeline.load(tiny_spec(), "cpu", "auto")
+    pipeline.load(tiny_spec(), "cpu", Shelf())
     yield pipeline
     pipeline.unload()
     torch.set_num_threads(threads)
@@ -35,9 +36,9 @@ def draw(
     return image
 
 
-def pipe_of(flux: Flux) -> Any:
-    """The library's pipeline, to look into or to break."""
-    return flux._pipe
+def parts_of(flux: Flux) -> Any:
+    """What is in memory, to look into or to break."""
+    return flux._parts
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
@@ -107,10 +108,10 @@ def test_a_cancelled_picture_leaves_no_trace(flux: Flux, picture, mode: str, sch
 
 
 def test_the_models_own_scheduler_is_put_back(flux: Flux):
-    own = pipe_of(flux).scheduler
+    own = parts_of(flux).scheduler
     levels = own.sigmas.clone()
     draw(flux, scheduler="heun")
-    assert pipe_of(flux).scheduler is own
+    assert parts_of(flux).scheduler is own
     assert torch.equal(own.sigmas, levels)
 
 
@@ -121,8 +122,8 @@ def test_a_prompt_of_any_length_is_drawn(flux: Flux):
 
 @pytest.mark.parametrize("part", ["latents", "pixels"])
 def test_numbers_that_are_not_finite_are_never_a_picture(flux: Flux, part: str):
-    pipe = pipe_of(flux)
-    last_layer = pipe.transformer.proj_out if part == "latents" else pipe.vae.decoder.conv_out
+    parts = parts_of(flux)
+    last_layer = parts.transformer.proj_out if part == "latents" else parts.vae.decoder.conv_out
     kept = last_layer.weight.detach().clone()
     with torch.no_grad():
         last_layer.weight[0] = float("nan")
@@ -136,7 +137,7 @@ def test_numbers_that_are_not_finite_are_never_a_picture(flux: Flux, part: str):
 
 
 def test_low_memory_tiles_the_vae_and_gives_it_back(flux: Flux):
-    vae = pipe_of(flux).vae
+    vae = parts_of(flux).vae
     with flux.low_memory():
         assert vae.use_tiling
         assert vae.use_slicing
@@ -147,7 +148,7 @@ def test_low_memory_tiles_the_vae_and_gives_it_back(flux: Flux):
 
 def test_modes_of_other_recipes_are_refused(flux: Flux):
     with pytest.raises(UnsupportedMode):
-        draw(flux, mode="fill")
+        draw(flux, mode="edit")
 
 
 def test_what_it_takes_is_what_its_weights_are(flux: Flux):
@@ -157,7 +158,7 @@ def test_what_it_takes_is_what_its_weights_are(flux: Flux):
 
 def test_a_folder_without_a_model_is_broken(tmp_path: Path):
     with pytest.raises(BrokenModel):
-        Flux().load(tiny_spec(folder=tmp_path), "cpu", "auto")
+        Flux().load(tiny_spec(folder=tmp_path), "cpu", Shelf())
 
 
 def test_a_pickle_is_never_loaded(tmp_path: Path):
@@ -166,11 +167,11 @@ def test_a_pickle_is_never_loaded(tmp_path: Path):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save({"harmless": torch.zeros(1)}, folder / "vae" / "diffusion_pytorch_model.bin")
     with pytest.raises(OSError, match=r"safetensors|diffusion_pytorch_model"):
-        Flux().load(tiny_spec(folder=folder), "cpu", "auto")
+        Flux().load(tiny_spec(folder=folder), "cpu", Shelf())
 
 
 def test_sixteen_bits_can_be_asked_for():
     half = Flux()
-    half.load(tiny_spec(), "cpu", "bfloat16")
-    assert pipe_of(half).transformer.dtype is torch.bfloat16
+    half.load(tiny_spec(dtype="bfloat16"), "cpu", Shelf())
+    assert parts_of(half).transformer.dtype is torch.bfloat16
     assert draw(half, steps=1).size == (64, 64)

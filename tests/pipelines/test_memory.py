@@ -13,6 +13,7 @@ from genserve.pipelines.cache import Residents, weights_bytes
 from genserve.pipelines.fake import Fake, OutOfMemoryError
 from genserve.pipelines.faults import Fault, classify
 from genserve.pipelines.ladder import Ladder, NoMemory, Rung
+from genserve.pipelines.shelf import Shelf
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -140,9 +141,10 @@ def test_the_least_recently_used_makes_room_for_what_is_to_come(tmp_path: Path):
 def test_one_that_fits_beside_nothing_is_loaded_alone(tmp_path: Path):
     residents = Residents("cpu", 100)
     residents.load(spec(tmp_path, "a", 40))
-    residents.load(spec(tmp_path, "big", 500, on_disk=500))
+    big = spec(tmp_path, "big", 500, on_disk=500)
+    residents.load(big)
     assert residents.ids == ("big",)
-    assert weights_bytes(tmp_path / "big") == 500
+    assert weights_bytes(big, Shelf()) == 500
 
 
 def test_a_model_that_runs_out_of_memory_beside_others_is_tried_alone(
@@ -151,7 +153,7 @@ def test_a_model_that_runs_out_of_memory_beside_others_is_tried_alone(
     class Tight(Fake):
         """Fits only when nothing else is there."""
 
-        def load(self, spec: ModelSpec, device: Any, dtype: str) -> None:
+        def load(self, spec: ModelSpec, device: Any, shelf: Shelf) -> None:
             if residents.ids:
                 raise OutOfMemoryError("CUDA out of memory.")
 

@@ -20,6 +20,8 @@ from genserve.domain.pool import (
     TaskProgress,
     TaskStarted,
     TaskStopped,
+    WorkerChanged,
+    WorkerDown,
     WorkerState,
     WorkerUp,
 )
@@ -70,6 +72,39 @@ class AnySequence(RuleBasedStateMachine):
     def prepare(self, worker: int) -> None:
         with suppress(LookupError):
             self.loop.run_until_complete(self.pool.pool.prepare(f"cpu-{worker}", self.pool.model()))
+
+    @rule(worker=WORKERS)
+    def unload(self, worker: int) -> None:
+        self.loop.run_until_complete(self.pool.pool.unload(f"cpu-{worker}", "fake"))
+
+    @rule(worker=WORKERS)
+    def what_is_told_of_memory_is_true(self, worker: int) -> None:
+        self.loop.run_until_complete(self._check_memory(worker))
+
+    async def _check_memory(self, worker: int) -> None:
+        """A task reads its model exactly when the worker does not say that it holds it."""
+        info = await self.pool.until_state(WorkerState.IDLE, worker)
+        # All that was sent before has come to an end when this is answered.
+        told = len(self.pool.events)
+        await self.pool.pool.unload(info.id, "no-such-model")
+        async with asyncio.timeout(PATIENCE_S):
+            while not any(
+                isinstance(event, WorkerChanged | WorkerDown) and event.worker.id == info.id
+                for event in self.pool.events[told:]
+            ):
+                await asyncio.sleep(0.002)
+        info = self.pool.worker(worker)
+        if info.state is not WorkerState.IDLE:
+            return
+        self.given.append(self.pool.assignment(f"{len(self.given)} check"))
+        await self.pool.pool.submit(info.id, self.given[-1])
+        await self.pool.end_of(self.given[-1])
+        if self.pool.worker(worker).pid == info.pid:
+            loading = any(
+                isinstance(event, TaskLoading) and event.task_id == self.given[-1].task_id
+                for event in self.pool.events
+            )
+            assert loading == ("fake" not in info.loaded)
 
     @rule(worker=WORKERS, number=st.integers(0, 3))
     def cancel(self, worker: int, number: int) -> None:

@@ -160,6 +160,22 @@ async def test_running_out_of_memory_twice_evicts_other_models(start_pool: Start
     assert pool.worker().loaded == ("fake",)
 
 
+async def test_running_out_of_memory_again_and_again_lets_weights_wait_outside(
+    start_pool: StartPool,
+):
+    pool = await start_pool()
+    await pool.run(name="other", model=pool.model("other"))
+    expected = ["vae_tiling", "evicted_models", "offloaded_networks", "offloaded_layers"]
+    done = await pool.run(f"fake:oom={len(expected)}")
+    assert isinstance(done, TaskDone)
+    assert [rung.code for rung in done.result.degraded] == expected
+    # With nothing to evict, that rung is passed over.
+    done = await pool.run(f"fake:oom={len(expected) - 1}", name="alone")
+    assert isinstance(done, TaskDone)
+    expected.remove("evicted_models")
+    assert [rung.code for rung in done.result.degraded] == expected
+
+
 async def test_a_rung_stays_taken_for_the_rest_of_the_task_alone(start_pool: StartPool):
     pool = await start_pool()
     done = await pool.run("fake:oom=1", count=3)

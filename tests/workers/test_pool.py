@@ -132,8 +132,9 @@ async def test_a_model_can_be_prepared_ahead(start_pool: StartPool):
     await pool.until_state(WorkerState.IDLE)
     await pool.pool.prepare("cpu-0", pool.model())
     assert pool.worker().state is WorkerState.BUSY
-    changed = await pool.next(WorkerChanged)
-    assert (changed.worker.state, changed.worker.loaded) == (WorkerState.IDLE, ("fake",))
+    assert pool.worker().loading == "fake"
+    ready = await pool.next(WorkerChanged, lambda event: event.worker.state is WorkerState.IDLE)
+    assert (ready.worker.loaded, ready.worker.loading) == (("fake",), "")
     assert isinstance(await pool.run(), TaskDone)
     assert not any(isinstance(event, TaskLoading) for event in pool.events)
 

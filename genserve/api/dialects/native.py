@@ -1,25 +1,30 @@
 """GenServe's own API: the dialect's four names, POST /generate and POST /generate/upload.
 
-The other routes are in `native_tasks`, `native_info` and `native_keys`; what is sent is in
-`native_models`, what is answered in `native_answers`.
+The other routes are in `native_tasks`, `native_info`, `native_loading` and `native_keys`; what is
+sent is in `native_models`, what is answered in `native_answers`.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import JsonValue
 
 from genserve.api.auth import GenerationCaller, runtime_of, visit_of
 from genserve.api.body import FormValue, content_type, parse_json, read_form, read_json
-from genserve.api.dialects import native_info, native_keys, native_tasks
+from genserve.api.dialects import (
+    native_info,
+    native_keys,
+    native_loading,
+    native_tasks,
+    native_tools,
+)
 from genserve.api.dialects.native_answers import (
-    accepted,
-    ended_badly,
-    json_response,
     render_error,
     to_response,
 )
-from genserve.api.dialects.native_docs import Accepted, Generated, UploadForm, answers, takes
+from genserve.api.dialects.native_control import made_from_photo, threshold_problems
+from genserve.api.dialects.native_docs import UploadForm, takes_any
 from genserve.api.dialects.native_models import (
     IMAGE_FIELDS,
     MODES,
@@ -29,15 +34,14 @@ from genserve.api.dialects.native_models import (
     GenerateFields,
     from_form,
 )
-from genserve.api.dialects.native_pictures import show_finished
 from genserve.api.dialects.native_route import NativeRoute
+from genserve.api.dialects.native_submit import DONE, decoded, submit
+from genserve.api.dialects.native_tool_models import UpscaleBody, UpscaleForm
+from genserve.api.dialects.native_tools import upscale
 from genserve.api.language import say
-from genserve.api.media import decode_base64
-from genserve.api.preferences import idempotency_key, prefers_async
 from genserve.api.problems import checked
-from genserve.api.waiting import until_ended
 from genserve.config import Api
-from genserve.core.service import InputPicture
+from genserve.core.catalog import Catalog
 from genserve.domain.caller import KeyRecord
 from genserve.domain.request import (
     Control,
@@ -50,9 +54,7 @@ from genserve.domain.request import (
     Mode,
     Output,
 )
-from genserve.domain.task import TaskState
 from genserve.errors import (
-    IdempotencyInFlight,
     Language,
     MalformedBody,
     MissingImage,
@@ -69,29 +71,42 @@ ROLES: dict[Mode, dict[str, ImageRole]] = {
     Mode.FILL: {"input_image": ImageRole.INIT, "mask_image": ImageRole.MASK},
     Mode.CONTROLNET: {"control_image": ImageRole.CONTROL},
     Mode.REDUX: {"input_image": ImageRole.REFERENCE},
+    Mode.EDIT: {"input_image": ImageRole.REFERENCE},
 }
 """Which picture fields a mode takes, and what for (§4.2); it needs all of them."""
+OPTIONAL_ROLES: dict[Mode, dict[str, ImageRole]] = {
+    Mode.CONTROLNET: {"input_image": ImageRole.INIT},
+}
+"""Which it takes beside them: a picture to start from, redrawn along the control picture."""
+
+STEERING = {"weight": "control_weight", "start": "control_start", "end": "control_end"}
+"""A control's values by the fields that say them."""
+CONTROL_FIELDS = (
+    "controlnet_type",
+    "preprocess",
+    "low_threshold",
+    "high_threshold",
+    *STEERING.values(),
+)
 
 router = APIRouter(route_class=NativeRoute)
-DOCS = answers(
-    Generated,
-    "The finished picture. With an image type in Accept: its bytes, in the format that "
-    "Content-Type names, with X-Task-Id and X-Seed.",
-) | {202: {"model": Accepted, "description": "Accepted, with `async` or Prefer: respond-async"}}
 
 
 @router.post(
     "/generate",
     tags=["generation"],
-    openapi_extra=takes(GenerateBody, "application/json"),
-    responses=DOCS,
+    openapi_extra=takes_any({"application/json": (GenerateBody, UpscaleBody)}),
+    responses=DONE,
 )
 async def generate(request: Request, caller: GenerationCaller) -> Response:
     """Make pictures from a JSON request; pictures in it are base64."""
     limits, language = runtime_of(request).config.api, visit_of(request).language
     if content_type(request) == "multipart/form-data":
         raise MalformedBody(problem=say(language, "use_upload"))
-    body = checked(GenerateBody, await read_json(request, limits), language, synonyms=SYNONYMS)
+    content = await read_json(request, limits)
+    if content.get("mode") == Mode.UPSCALE:
+        return await upscale(request, caller, content)
+    body = checked(GenerateBody, content, language, synonyms=SYNONYMS)
     given = {name: getattr(body, name) for name in IMAGE_FIELDS if getattr(body, name)}
     return await _generate(request, caller, body, given)
 
@@ -99,13 +114,15 @@ async def generate(request: Request, caller: GenerationCaller) -> Response:
 @router.post(
     "/generate/upload",
     tags=["generation"],
-    openapi_extra=takes(UploadForm, "multipart/form-data"),
-    responses=DOCS,
+    openapi_extra=takes_any({"multipart/form-data": (UploadForm, UpscaleForm)}),
+    responses=DONE,
 )
 async def generate_upload(request: Request, caller: GenerationCaller) -> Response:
     """Make pictures from a form; pictures are files or base64, `loras` is a JSON list."""
     limits, language = runtime_of(request).config.api, visit_of(request).language
     fields = await read_form(request, limits)
+    if fields.get("mode") == Mode.UPSCALE:
+        return await upscale(request, caller, from_form(fields))
     pictures = {name: fields.pop(name, "") for name in IMAGE_FIELDS}
     given = {name: picture for name, picture in pictures.items() if picture}
     content = from_form(fields)
@@ -121,31 +138,17 @@ async def _generate(
     """Check, decode the pictures, queue, then wait for the end or answer at once."""
     runtime, visit = runtime_of(request), visit_of(request)
     check(body, given.keys(), runtime.config.api, visit.language)
-    key = idempotency_key(request.headers, visit.language)
-    waits = not (body.respond_async or prefers_async(request.headers))
-    pictures = {name: await _decoded(request, name, value) for name, value in given.items()}
+    check_thresholds(body, runtime.catalog, visit.language)
+    pictures = await decoded(request, given)
     files = {name: picture.file for name, picture in pictures.items()}
-    submitted = await runtime.service.submit(
+    return await submit(
+        request,
         caller,
         to_request(body, files, embed_metadata=runtime.config.api.embed_metadata),
-        dialect=DIALECT,
+        list(pictures.values()),
         priority=body.priority,
-        pictures=list(pictures.values()),
-        idempotency=key,
+        respond_async=body.respond_async,
     )
-    task = submitted.task
-    visit.concerns(task.id)
-    headers = {"Idempotency-Replayed": "true"} if submitted.replayed else {}
-    if not waits:
-        content = accepted(task.id)
-        return json_response(content, 202, {"Location": content["status_url"], **headers})
-    if submitted.replayed and not task.state.ended:
-        raise IdempotencyInFlight(key=key)
-    if not task.state.ended:
-        task = await until_ended(request, runtime.service, task.id, abandon=key is None)
-    if task.state is not TaskState.COMPLETED:
-        raise ended_badly(task)
-    return await show_finished(request, caller, task, headers)
 
 
 def check(body: GenerateFields, given: Collection[str], limits: Api, language: Language) -> None:
@@ -155,7 +158,7 @@ def check(body: GenerateFields, given: Collection[str], limits: Api, language: L
     """
     mode = next((mode for mode in MODES if mode == body.mode), None)
     if mode is None:
-        raise UnknownMode(mode=body.mode, available=list(MODES))
+        raise UnknownMode(mode=body.mode, available=[*MODES, Mode.UPSCALE])
     limit = limits.max_prompt_chars
     texts = {"prompt": body.prompt, "negative_prompt": body.negative_prompt or ""}
     problems: list[JsonValue] = [
@@ -163,15 +166,32 @@ def check(body: GenerateFields, given: Collection[str], limits: Api, language: L
         for name, text in texts.items()
         if len(text) > limit
     ]
-    surplus = [name for name in given if name not in ROLES[mode]]
-    if body.controlnet_type and mode is not Mode.CONTROLNET:
-        surplus.append("controlnet_type")
+    surplus = [name for name in given if name not in roles_of(mode)]
+    if mode is not Mode.CONTROLNET:
+        values = {name: getattr(body, name) for name in CONTROL_FIELDS}
+        surplus += [n for n, value in values.items() if value is not None and value is not False]
     problems += [say(language, "not_for_mode", field=name, mode=mode) for name in surplus]
     if problems:
         raise ValidationFailed(problems=problems)
     for name in ROLES[mode]:
         if name not in given:
             raise MissingImage(mode=mode, field=name)
+
+
+def roles_of(mode: Mode) -> dict[str, ImageRole]:
+    """Every picture field that a mode may be given, and what for."""
+    return ROLES[mode] | OPTIONAL_ROLES.get(mode, {})
+
+
+def check_thresholds(body: GenerateFields, catalog: Catalog, language: Language) -> None:
+    """Canny's thresholds are for canny maps that are to be made. Raises `ValidationFailed`."""
+    kind = None
+    if body.preprocess:
+        asked = body.controlnet_type
+        kind = ControlType(asked) if asked else catalog.default_control(body.model_id)
+    problems = threshold_problems(body.low_threshold, body.high_threshold, kind, language)
+    if problems:
+        raise ValidationFailed(problems=problems)
 
 
 def to_request(
@@ -184,37 +204,47 @@ def to_request(
         mode=mode,
         prompt=body.prompt,
         negative_prompt=body.negative_prompt or "",
-        width=body.width,
-        height=body.height,
+        width=_said(body, "width"),
+        height=_said(body, "height"),
         count=body.num_images,
         seed=None if body.seed == RANDOM_SEED else body.seed,
-        steps=body.num_inference_steps,
-        guidance=body.cfg,
+        steps=_said(body, "num_inference_steps"),
+        guidance=_said(body, "cfg"),
         scheduler=body.scheduler,
+        sigmas=body.sigmas,
+        clip_skip=body.clip_skip,
+        vae=body.vae,
         strength=body.strength,
         images=tuple(
-            _image(files[name], role, body) for name, role in ROLES[mode].items() if name in files
+            _image(files[name], role, body)
+            for name, role in roles_of(mode).items()
+            if name in files
         ),
-        loras=tuple(LoraRef(name=lora.name, weight=lora.weight) for lora in body.loras or ()),
+        loras=tuple(LoraRef(**lora.model_dump()) for lora in body.loras or ()),
         output=Output(
             format=body.output_format,
             metadata=embed_metadata if body.embed_metadata is None else body.embed_metadata,
         ),
+        preview=body.preview,
     )
+
+
+def _said(body: GenerateFields, field: str) -> Any:
+    """A field whose documented default is the default model's: another model has its own."""
+    own_defaults = "model_id" in body.model_fields_set and field not in body.model_fields_set
+    return None if own_defaults else getattr(body, field)
 
 
 def _image(file: FileRef, role: ImageRole, body: GenerateFields) -> InputImage:
     if role is not ImageRole.CONTROL:
         return InputImage(file=file, role=role)
     kind = ControlType(body.controlnet_type) if body.controlnet_type else None
-    return InputImage(file=file, role=role, control=Control(type=kind))
-
-
-async def _decoded(request: Request, name: str, value: FormValue) -> InputPicture:
-    runtime = runtime_of(request)
-    if isinstance(value, str):
-        value = decode_base64(value, name, runtime.config.api, visit_of(request).language)
-    return await runtime.service.read_picture(value, name)
+    control = Control(type=kind)
+    if body.preprocess:
+        control = made_from_photo(kind, body.low_threshold, body.high_threshold)
+    asked = {name: getattr(body, field) for name, field in STEERING.items()}
+    told = {name: value for name, value in asked.items() if value is not None}
+    return InputImage(file=file, role=role, control=control.model_copy(update=told))
 
 
 def _loras(text: str, limits: Api, language: Language) -> object:
@@ -228,5 +258,5 @@ def _loras(text: str, limits: Api, language: Language) -> object:
 
 
 # Most asked first: routes are tried in this order.
-for part in (native_tasks, native_info, native_keys):
+for part in (native_tasks, native_info, native_tools, native_loading, native_keys):
     router.routes.extend(part.router.routes)

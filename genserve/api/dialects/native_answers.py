@@ -9,6 +9,7 @@ from fastapi import Response
 
 from genserve.api.media import data_uri
 from genserve.domain.caller import KeyRecord, Permission
+from genserve.domain.request import TOOL_MODES
 from genserve.domain.task import Result, Task, TaskState
 from genserve.errors import Forbidden, GenServeError, Language, TaskCancelled, Unauthorized
 
@@ -67,6 +68,7 @@ def metadata_of(task: Task) -> Json:
         return {}
     first = result.images[0]
     native = (result.native_width, result.native_height)
+    drawn = request.mode not in TOOL_MODES
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
@@ -74,13 +76,16 @@ def metadata_of(task: Task) -> Json:
         "mode": request.mode,
         "generation_time": round(result.generation_s, 3),
         "seed": first.seed,
-        "cfg": request.guidance,
-        "steps": request.steps,
+        "cfg": request.guidance if drawn else None,
+        "steps": request.steps if drawn else None,
         "width": first.width,
         "height": first.height,
-        "scheduler": request.scheduler,
-        "strength": request.strength if request.images else None,
-        "loras": [{"name": lora.name, "weight": lora.weight} for lora in request.loras],
+        "scheduler": request.scheduler if drawn else None,
+        "sigmas": request.sigmas,
+        "clip_skip": request.clip_skip,
+        "vae": request.vae,
+        "strength": request.strength if drawn and request.images else None,
+        "loras": [lora.model_dump() for lora in request.loras],
         "seeds": [image.seed for image in result.images],
         "served_by": result.served_by,
         "native_width": native[0],

@@ -4,6 +4,7 @@ Answers are built as plain dictionaries in `native_answers`, since checking each
 way out would cost more than the rest of the request.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,7 @@ class UsedLora(Answer):
 
     name: str
     weight: float
+    text_weight: float | None
 
 
 class Rung(Answer):
@@ -59,7 +61,11 @@ class Rung(Answer):
 
 
 class Metadata(Answer):
-    """What made the picture. Times in seconds; `seeds` one for each picture."""
+    """What made the picture. Times in seconds; `seeds` one for each picture.
+
+    `cfg`, `steps`, `scheduler` and `strength` are null where nothing was drawn: of a control map
+    and an enlarged picture.
+    """
 
     prompt: str
     negative_prompt: str
@@ -67,11 +73,14 @@ class Metadata(Answer):
     mode: Mode
     generation_time: float
     seed: int
-    cfg: float
-    steps: int
+    cfg: float | None
+    steps: int | None
     width: int
     height: int
     scheduler: str | None
+    sigmas: str | None
+    clip_skip: int | None
+    vae: str | None
     strength: float | None
     loras: list[UsedLora]
     seeds: list[int]
@@ -172,10 +181,17 @@ def answers(
 
 
 def takes(model: type[BaseModel], *media_types: str) -> dict[str, Any]:
-    """A route's `openapi_extra`: a body that is a `model` in any of `media_types`.
+    """A route's `openapi_extra`: a body that is a `model` in any of `media_types`."""
+    return takes_any({media_type: (model,) for media_type in media_types})
+
+
+def takes_any(models: Mapping[str, tuple[type[BaseModel], ...]]) -> dict[str, Any]:
+    """A route's `openapi_extra`: by media type, which models a body may be.
 
     The routes read bodies themselves, after the key was checked; FastAPI would read them before.
     """
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    content = {media_type: {"schema": schema} for media_type in media_types}
+    content = {}
+    for media_type, choices in models.items():
+        refs = [{"$ref": f"#/components/schemas/{model.__name__}"} for model in choices]
+        content[media_type] = {"schema": refs[0] if len(refs) == 1 else {"oneOf": refs}}
     return {"requestBody": {"required": True, "content": content}}

@@ -4,7 +4,9 @@ from datetime import datetime
 from typing import Literal
 
 from genserve.api.dialects.native_docs import Answer, AuthInfo
+from genserve.core.residency import Outcome
 from genserve.domain.caller import Permission
+from genserve.domain.lora import LoraKind
 from genserve.domain.pool import WorkerState
 from genserve.domain.request import Mode
 
@@ -29,6 +31,7 @@ class WorkerSummary(Answer):
     state: WorkerState
     reason: str
     loaded: list[str]
+    loading: str | None
     memory_total: int | None
     memory_used: int | None
     restarts: int
@@ -79,13 +82,18 @@ class ModelDefaults(Answer):
 
 
 class ModelSummary(Answer):
-    """A model. `served_by` names the model that draws when this one is asked for."""
+    """A model. `served_by` names the model that draws when this one is asked for; `vaes` and
+    `embeddings` are the files that a request may name."""
 
     id: str
     description: str
     modes: list[Mode]
     control_types: list[str]
     schedulers: list[str]
+    sigmas: list[str]
+    clip_skip: bool
+    vaes: list[str]
+    embeddings: list[str]
     loras: bool
     negative_prompt: bool
     multiple_of: int
@@ -96,6 +104,7 @@ class ModelSummary(Answer):
     served_by: str | None
     problem: str | None
     loaded: bool
+    loaded_on: list[str]
 
 
 class ModelList(Answer):
@@ -105,14 +114,36 @@ class ModelList(Answer):
     models: list[ModelSummary]
 
 
+class WorkerOutcome(Answer):
+    """What one worker did, or will: `queued` after its task. `code` and `detail` when it failed."""
+
+    id: str
+    outcome: Outcome
+    code: str | None
+    detail: str | None
+
+
+class LoadedModel(Answer):
+    """What became of loading or unloading a model. `served_by` is the one that really draws."""
+
+    success: bool
+    model_id: str
+    served_by: str
+    workers: list[WorkerOutcome]
+
+
 class LoraSummary(Answer):
-    """A LoRA file."""
+    """A LoRA file. `base` is the family of models it is for; `problem` is why it cannot be used."""
 
     name: str
     size_bytes: int
+    sha256: str | None
     base: str | None
+    kind: LoraKind | None
     rank: int | None
     trigger_words: list[str]
+    available: bool
+    problem: str | None
 
 
 class LoraList(Answer):

@@ -1,5 +1,6 @@
 """The native API's information: what serves here, how it does, models and LoRAs."""
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +12,7 @@ from genserve.api.dialects.native_docs import answers
 from genserve.api.dialects.native_docs_info import Health, LoraList, ModelList, Status, Welcome
 from genserve.api.dialects.native_route import NativeRoute
 from genserve.api.health import health_of
-from genserve.core.catalog import ModelEntry
+from genserve.core.inventory import ModelEntry
 from genserve.core.service import StatusReport
 from genserve.domain.caller import Permission
 from genserve.domain.pool import WorkerInfo
@@ -26,6 +27,8 @@ ENDPOINTS = [
     "/loras",
     "/generate",
     "/generate/upload",
+    "/preprocessors",
+    "/preprocess",
     "/task/{task_id}",
     "/tasks",
     "/auth/keys",
@@ -88,8 +91,8 @@ async def status(request: Request, caller: ReadonlyCaller) -> Response:
 async def models(request: Request, _: ReadonlyCaller) -> Response:
     """Which models there are, what they can do, and which model really draws."""
     runtime = runtime_of(request)
-    loaded = {model for worker in runtime.pool.workers() for model in worker.loaded}
-    entries = [_model(entry, loaded) for entry in runtime.catalog.models()]
+    workers = runtime.pool.workers()
+    entries = [_model(entry, workers) for entry in runtime.catalog.models()]
     return json_response({"success": True, "models": entries})
 
 
@@ -100,9 +103,13 @@ async def loras(request: Request, _: ReadonlyCaller) -> Response:
         {
             "name": lora.name,
             "size_bytes": lora.size_bytes,
+            "sha256": lora.source.sha256 if lora.source is not None else None,
             "base": lora.base,
+            "kind": lora.kind,
             "rank": lora.rank,
             "trigger_words": list(lora.trigger_words),
+            "available": lora.source is not None,
+            "problem": lora.problem,
         }
         for lora in runtime_of(request).catalog.loras()
     ]
@@ -131,6 +138,7 @@ def _worker(worker: WorkerInfo) -> dict[str, Any]:
         "state": worker.state,
         "reason": worker.reason,
         "loaded": list(worker.loaded),
+        "loading": worker.loading or None,
         "memory_total": worker.memory_total,
         "memory_used": worker.memory_used,
         "restarts": worker.restarts,
@@ -138,14 +146,20 @@ def _worker(worker: WorkerInfo) -> dict[str, Any]:
     }
 
 
-def _model(entry: ModelEntry, loaded: set[str]) -> dict[str, Any]:
+def _model(entry: ModelEntry, workers: Collection[WorkerInfo]) -> dict[str, Any]:
     spec, able = entry.spec, entry.spec.capabilities
+    drawn_by = entry.served_by or spec.id
+    loaded_on = [worker.id for worker in workers if drawn_by in worker.loaded]
     return {
         "id": spec.id,
         "description": spec.description,
         "modes": list(able.modes),
         "control_types": list(able.control_types),
         "schedulers": list(able.schedulers),
+        "sigmas": list(able.sigmas),
+        "clip_skip": able.clip_skip,
+        "vaes": sorted(spec.vaes),
+        "embeddings": sorted(spec.embeddings),
         "loras": able.loras,
         "negative_prompt": able.negative_prompt,
         "multiple_of": able.multiple_of,
@@ -155,5 +169,6 @@ def _model(entry: ModelEntry, loaded: set[str]) -> dict[str, Any]:
         "available": entry.served_by is not None,
         "served_by": entry.served_by,
         "problem": entry.problem,
-        "loaded": (entry.served_by or spec.id) in loaded,
+        "loaded": bool(loaded_on),
+        "loaded_on": loaded_on,
     }

@@ -1,5 +1,6 @@
 """The native API's key management, for admins; bodies as form, urlencoded or JSON."""
 
+import hashlib
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -19,9 +20,11 @@ from genserve.api.dialects.native_models import (
     from_form,
 )
 from genserve.api.dialects.native_route import NativeRoute
+from genserve.api.preferences import idempotency_key
 from genserve.api.problems import checked
 from genserve.domain.caller import KeyRecord, Permission
 from genserve.errors import Conflict, StartupError
+from genserve.store.intake import IdempotencyClaim
 
 router = APIRouter(route_class=NativeRoute, prefix="/auth", tags=["keys"])
 M = TypeVar("M", bound=BaseModel)
@@ -41,29 +44,42 @@ async def list_keys(request: Request, _: AdminCaller) -> Response:
     openapi_extra=takes(NewKeyBody, *FORMS),
     responses=answers(NewKey, "The key; it is shown this once"),
 )
-async def generate_key(request: Request, _: AdminCaller) -> Response:
-    """Issue a key."""
+async def generate_key(request: Request, caller: AdminCaller) -> Response:
+    """Issue a key. The same Idempotency-Key again gives the same key."""
     body = await _body(request, NewKeyBody)
     expires_at = body.expires_at
     if expires_at is not None and expires_at.tzinfo is None:
         expires_at = expires_at.replace(tzinfo=UTC)
-    key, record = await runtime_of(request).keys.create(
+    issued = await runtime_of(request).keys.issue(
         body.name,
         body.permissions,
         owner=body.owner,
         expires_at=expires_at,
         priority_floor=body.priority_floor,
+        claim=_claim(request, caller, body),
     )
+    record = issued.record
     content = {
         "success": True,
-        "api_key": key,
+        "api_key": issued.key,
         "key_id": record.id,
         "name": record.name,
         "permissions": _permissions(record),
         "expires_at": time_of(record.expires_at),
         "owner": record.owner,
     }
-    return json_response(content, headers={"Cache-Control": "no-store"})
+    headers = {"Cache-Control": "no-store"}
+    if issued.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return json_response(content, headers=headers)
+
+
+def _claim(request: Request, caller: KeyRecord, body: NewKeyBody) -> IdempotencyClaim | None:
+    value = idempotency_key(request.headers, visit_of(request).language)
+    if value is None:
+        return None
+    fingerprint = hashlib.sha256(body.model_dump_json().encode()).hexdigest()
+    return IdempotencyClaim(caller.digest, value, fingerprint)
 
 
 @router.post(

@@ -25,11 +25,18 @@ from pydantic import (
 from genserve.api.body import FormValue
 from genserve.api.problems import Problem
 from genserve.domain.caller import Permission
-from genserve.domain.request import MAX_SEED, Mode
+from genserve.domain.request import (
+    MAX_CONTROL_WEIGHT,
+    MAX_LORA_WEIGHT,
+    MAX_LORAS,
+    MAX_SEED,
+    MAX_THRESHOLD,
+    Mode,
+)
+from genserve.domain.samplers import Sigmas
 
-MODES = (Mode.TEXT2IMG, Mode.IMG2IMG, Mode.FILL, Mode.CONTROLNET, Mode.REDUX)
+MODES = (Mode.TEXT2IMG, Mode.IMG2IMG, Mode.FILL, Mode.CONTROLNET, Mode.REDUX, Mode.EDIT)
 IMAGE_FIELDS = ("input_image", "mask_image", "control_image")
-MAX_LORAS = 32
 MAX_SIDE = 16_384
 RANDOM_SEED = -1
 
@@ -53,6 +60,13 @@ SYNONYMS = {
     "denoising_strength": "strength",
     "negative": "negative_prompt",
     "control_type": "controlnet_type",
+    "controlnet_conditioning_scale": "control_weight",
+    "controlnet_weight": "control_weight",
+    "control_guidance_start": "control_start",
+    "control_guidance_end": "control_end",
+    "noise_schedule": "sigmas",
+    "schedule": "sigmas",
+    "sd_vae": "vae",
 }
 """What other tools call our fields, for hints."""
 
@@ -73,20 +87,24 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _absent_when_empty(value: object) -> object:
+def absent_when_empty(value: object) -> object:
+    """A form's empty field is one that was not filled in."""
     return None if value == "" else value
 
 
-def _jpg(value: object) -> object:
+def jpg(value: object) -> object:
+    """JPEG under either name."""
     return "jpg" if value == "jpeg" else value
 
 
 Text = Annotated[StrictStr, AfterValidator(_storable)]
 Name = Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(_storable)]
 Finite = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+Threshold = Annotated[Finite, Field(ge=0, le=MAX_THRESHOLD)]
+Weight = Annotated[Finite, Field(ge=-MAX_LORA_WEIGHT, le=MAX_LORA_WEIGHT)]
 Base64 = Annotated[
     StrictStr | None,
-    BeforeValidator(_absent_when_empty),
+    BeforeValidator(absent_when_empty),
     Field(description="base64 of a PNG, JPEG or WebP picture, with or without `data:` prefix"),
 ]
 
@@ -101,7 +119,10 @@ class LoraEntry(Strict):
     """A LoRA of `GET /loras` and how strongly it acts."""
 
     name: Name
-    weight: Annotated[Finite, Field(ge=-10, le=10)] = 1.0
+    weight: Weight = 1.0
+    text_weight: Annotated[
+        Weight | None, Field(description="in the text encoders, where it is to be another")
+    ] = None
 
 
 class GenerateFields(Strict):
@@ -110,7 +131,7 @@ class GenerateFields(Strict):
     prompt: Annotated[
         StrictStr, Field(min_length=1), AfterValidator(_storable), AfterValidator(_not_blank)
     ]
-    negative_prompt: Annotated[Text | None, BeforeValidator(_absent_when_empty)] = None
+    negative_prompt: Annotated[Text | None, BeforeValidator(absent_when_empty)] = None
     model_id: Name = "flux1-dev"
     mode: Annotated[Name, Field(json_schema_extra={"enum": list(MODES)})] = Mode.TEXT2IMG.value
     width: Annotated[StrictInt, Field(ge=1, le=MAX_SIDE)] = 1024
@@ -129,15 +150,54 @@ class GenerateFields(Strict):
         Field(description="how much of input_image is redrawn"),
     ] = None
     controlnet_type: Annotated[
-        Literal["depth", "canny", "openpose"] | None, BeforeValidator(_absent_when_empty)
+        Literal["depth", "canny", "openpose"] | None, BeforeValidator(absent_when_empty)
+    ] = None
+    preprocess: Annotated[
+        StrictBool, Field(description="control_image is a photo: make the map from it first")
+    ] = False
+    low_threshold: Annotated[
+        Threshold | None, Field(description="with preprocess, for canny: what goes on with an edge")
+    ] = None
+    high_threshold: Annotated[
+        Threshold | None, Field(description="with preprocess, for canny: what begins an edge")
+    ] = None
+    control_weight: Annotated[
+        Annotated[Finite, Field(ge=0, le=MAX_CONTROL_WEIGHT)] | None,
+        Field(description="how strongly control_image steers; absent: 1"),
+    ] = None
+    control_start: Annotated[
+        Annotated[Finite, Field(ge=0, le=1)] | None,
+        Field(description="share of the steps after which it begins to steer; absent: 0"),
+    ] = None
+    control_end: Annotated[
+        Annotated[Finite, Field(ge=0, le=1)] | None,
+        Field(description="share of the steps after which it no longer steers; absent: 1"),
     ] = None
     loras: Annotated[list[LoraEntry], Field(max_length=MAX_LORAS)] | None = None
     num_images: Annotated[StrictInt, Field(ge=1, le=10)] = 1
-    scheduler: Annotated[Name | None, BeforeValidator(_absent_when_empty)] = None
-    output_format: Annotated[Literal["png", "jpg", "webp"], BeforeValidator(_jpg)] = "png"
+    scheduler: Annotated[Name | None, BeforeValidator(absent_when_empty)] = None
+    sigmas: Annotated[
+        Sigmas | None,
+        BeforeValidator(absent_when_empty),
+        Field(description="how noise levels are spaced; absent: as scheduler or the model says"),
+    ] = None
+    clip_skip: Annotated[
+        Annotated[StrictInt, Field(ge=0, le=12)] | None,
+        Field(description="which layer of the text encoder is read, from the end: 1 is the last"),
+    ] = None
+    vae: Annotated[
+        Name | None,
+        BeforeValidator(absent_when_empty),
+        Field(description="another VAE: a folder or file below the models folder, by its name"),
+    ] = None
+    output_format: Annotated[Literal["png", "jpg", "webp"], BeforeValidator(jpg)] = "png"
     embed_metadata: Annotated[
         StrictBool | None, Field(description="write the parameters into the picture")
     ] = None
+    preview: Annotated[
+        StrictBool,
+        Field(description="show in the task's events what the picture looks like so far"),
+    ] = True
     respond_async: Annotated[
         StrictBool, Field(alias="async", description="answer 202 with the task's id at once")
     ] = False
@@ -156,8 +216,8 @@ class NewKeyBody(Strict):
 
     name: Annotated[Name, AfterValidator(_not_blank)]
     permissions: Annotated[list[Permission], Field(min_length=1)]
-    owner: Annotated[Name | None, BeforeValidator(_absent_when_empty)] = None
-    expires_at: Annotated[datetime | None, BeforeValidator(_absent_when_empty)] = None
+    owner: Annotated[Name | None, BeforeValidator(absent_when_empty)] = None
+    expires_at: Annotated[datetime | None, BeforeValidator(absent_when_empty)] = None
     priority_floor: Annotated[StrictInt, Field(ge=-100, le=100)] = 0
 
 
@@ -190,6 +250,14 @@ def _number(text: str) -> object:
         return text
 
 
+def _count(text: str) -> object:
+    return _whole(text) if text.strip() else None
+
+
+def _limit(text: str) -> object:
+    return _number(text) if text.strip() else None
+
+
 def _seed(text: str) -> object:
     return None if text.strip().casefold() in ("", "null", "none") else _whole(text)
 
@@ -210,6 +278,15 @@ IN_FORMS: dict[str, Callable[[str], object]] = {
     "strength": _number,
     "num_images": _whole,
     "embed_metadata": _truth,
+    "preview": _truth,
+    "preprocess": _truth,
+    "low_threshold": _limit,
+    "control_weight": _limit,
+    "control_start": _limit,
+    "control_end": _limit,
+    "clip_skip": _count,
+    "high_threshold": _limit,
+    "scale": _limit,
     "async": _truth,
     "priority_floor": _whole,
 }

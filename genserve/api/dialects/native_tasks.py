@@ -174,6 +174,8 @@ async def _events(
             if event_id == seen and not event_id.endswith(".0"):
                 continue  # the client had this one before its connection broke
             data: dict[str, Any] = {"task_id": task_id, **event.model_dump(exclude={"kind"})}
+            if isinstance(event, Progress) and event.preview is None:
+                del data["preview"]  # most have none
             if isinstance(event, Failed):
                 data = {"task_id": task_id, **told(event.error.told(), language)}
             if isinstance(event, Finished):

@@ -22,6 +22,8 @@ class Benchmark(StrEnum):
     REQUEUE = "requeue"
     STARTUP = "startup"
     MEMORY = "memory"
+    LORA = "lora"
+    PREVIEW = "preview"
     ALL = "all"
 
 
@@ -33,8 +35,11 @@ DEFAULT_SIZE = {
     Benchmark.REQUEUE: 30,
     Benchmark.STARTUP: 5,
     Benchmark.MEMORY: 1,
+    Benchmark.LORA: 500,
+    Benchmark.PREVIEW: 20,
 }
-"""How much each does: tasks, queued tasks, requests, requests, deaths, starts, servers."""
+"""How much each does: tasks, queued tasks, requests, requests, deaths, starts, servers, changes,
+pictures."""
 
 
 def bench(
@@ -49,10 +54,11 @@ def bench(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure this machine: queue, dispatch, http, latency, requeue, startup, memory, or all.
+    """Measure this machine: queue, dispatch, http, latency, requeue, startup, memory, lora,
+    preview, or all.
 
-    Everything runs with the fake family in a temporary folder; a running server is not touched,
-    but shares the cores.
+    Everything runs in a temporary folder with the fake family, lora and preview with the shipped
+    model; a running server is not touched, but shares the cores.
     """
     logs.configure("error")
 

@@ -4,7 +4,10 @@ import asyncio
 import itertools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image
 
 from genserve.cli.bench import load
 from genserve.cli.bench.disk import fsync_ms
@@ -63,6 +66,9 @@ class _NoHook:
 
     def step(self, done: int, total: int) -> None:
         """Nobody listens."""
+
+    def preview(self, make: Callable[[], Image.Image]) -> None:
+        """Nobody looks."""
 
 
 def _directly(size: int) -> list[float]:

@@ -85,6 +85,9 @@ def _models(config: Config) -> Iterator[Finding]:
         if entry.problem is not None:
             remedy = f"install it again, or remove {entry.spec.folder}"
             yield problem(f"model {entry.spec.id}", entry.problem, remedy)
+        elif entry.installed:
+            for control, reason in entry.missing_controls.items():
+                yield note(f"model {entry.spec.id}", f"cannot follow {control} maps", reason)
     real = [entry.spec.id for entry in entries if entry.served_by == entry.spec.id]
     borrowed = [e.spec.id for e in entries if e.served_by not in (None, e.spec.id)]
     if not any(entry.served_by for entry in entries):
@@ -94,4 +97,12 @@ def _models(config: Config) -> Iterator[Finding]:
         yield note("models", found, "for real pictures, add real weights; see README")
     else:
         yield ok("models", ", ".join(real))
-    yield ok("loras", str(len(catalog.loras())))
+    yield from _loras(catalog)
+
+
+def _loras(catalog: Catalog) -> Iterator[Finding]:
+    loras = catalog.loras()
+    for lora in loras:
+        if lora.problem is not None:
+            yield note(f"lora {lora.name}", lora.problem, "replace or remove the file")
+    yield ok("loras", str(sum(lora.source is not None for lora in loras)))

@@ -1,0 +1,85 @@
+"""Takes a model, a LoRA or an unfinished pull out of its folder; anything else stays."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from genserve.config import Config
+from genserve.core.catalog import Catalog
+from genserve.core.install.asked import folder_of
+from genserve.core.install.choice import ALONE, INDEX
+from genserve.core.install.names import checked_name
+from genserve.core.install.staging import STAGE, open_staging
+from genserve.core.install.survey import size_of, users_of
+from genserve.errors import NotRemovable
+
+
+@dataclass(frozen=True, slots=True)
+class Removable:
+    """What would be deleted. `model_ids` are the models of the configuration that need it."""
+
+    path: Path
+    size_bytes: int
+    model_ids: tuple[str, ...] = ()
+
+
+def find(config: Config, name: str) -> Removable:
+    """What the name means: a model of the configuration, a folder, a LoRA, an unfinished pull.
+
+    Raises `BadModelName`, `NotRemovable`, `ConfigError`.
+    """
+    model = config.models.get(name)
+    relative = folder_of(name, model) if model else Path(checked_name(name))
+    folder = config.models_dir / relative
+    if folder.is_symlink() or folder.exists():
+        _check(config.models_dir, folder)
+        users = users_of(folder.absolute(), Catalog(config).models())
+        return Removable(folder, size_of(folder), users)
+    for path in (
+        config.loras_dir / f"{name}.safetensors",
+        config.models_dir / STAGE / name,
+    ):
+        if path.exists() and not path.is_symlink():
+            return Removable(path, size_of(path))
+    raise NotRemovable(path=str(folder), problem="there is nothing of that name")
+
+
+def remove(config: Config, found: Removable) -> None:
+    """Delete it. A folder vanishes at once and is deleted then.
+
+    Raises `NotRemovable`, `PullInProgress`, `OSError`.
+    """
+    if found.path.parent == config.models_dir / STAGE:
+        with open_staging(config.models_dir, found.path.name) as staging:
+            staging.remove()
+        return
+    if found.path.is_file():
+        found.path.unlink()
+        return
+    _check(config.models_dir, found.path)
+    grave = config.models_dir / STAGE / f".removed-{found.path.name}-{os.getpid()}"
+    grave.parent.mkdir(exist_ok=True)
+    found.path.rename(grave)
+    shutil.rmtree(grave)
+
+
+def _check(models_dir: Path, folder: Path) -> None:
+    """Raises `NotRemovable` for what is no model's folder inside of the models folder."""
+
+    def refuse(problem: str) -> NotRemovable:
+        return NotRemovable(path=str(folder), problem=problem)
+
+    if folder.is_symlink():
+        raise refuse("it is a link; remove the link by hand")
+    if not folder.is_dir():
+        raise refuse("it is not a folder")
+    root = models_dir.resolve()
+    if not folder.resolve().is_relative_to(root) or folder.resolve() == root:
+        raise refuse("it does not lie in the models folder")
+    empty = not any(folder.iterdir())
+    known = (folder / INDEX, folder / "config.json", folder / "genserve.json")
+    if empty or any(path.exists() for path in known):
+        return
+    if not any(path.suffix in ALONE for path in folder.iterdir()):
+        raise refuse("it does not look like a model; remove it by hand")

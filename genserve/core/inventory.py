@@ -1,0 +1,273 @@
+"""The configured models as they stand on disk: what is there, and what each one needs beside it."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+
+from genserve.config import Config, Model
+from genserve.domain.model import Capabilities, Defaults, ModelSpec
+from genserve.domain.request import ControlType, Mode
+from genserve.domain.samplers import canonical_scheduler
+from genserve.errors import ConfigError
+from genserve.store import tool_weights
+from genserve.store.extra_weights import (
+    ExtraFile,
+    scan_checkpoint,
+    scan_embeddings,
+    scan_vaes,
+)
+from genserve.store.weights import ModelFolder, scan_model, scan_part, scan_transformer
+
+log = logging.getLogger(__name__)
+
+FAMILIES_WITHOUT_WEIGHTS = frozenset({"fake", "canny", "lanczos"})
+FAMILIES_THAT_DO_NOT_DRAW = FAMILIES_WITHOUT_WEIGHTS | tool_weights.SCANS.keys()
+"""Having one of them does not mean that a real model is installed."""
+FAMILIES_OF_CHECKPOINTS = frozenset({"sd15", "sdxl", "sd3"})
+"""Whose models may be a single file instead of a folder in diffusers' layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model of the configuration as it stands on disk.
+
+    `served_by` is the id of the model that draws when this one is asked for; None: none can.
+    `missing_controls` says of each ControlNet that cannot be used, why.
+    """
+
+    spec: ModelSpec
+    installed: bool
+    problem: str | None
+    served_by: str | None
+    revision: str
+    missing_controls: Mapping[ControlType, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What lies on disk for one model: its own folder, and its ControlNets'."""
+
+    own: ModelFolder
+    controls: Mapping[ControlType, ModelFolder]
+
+
+def entries(config: Config) -> dict[str, ModelEntry]:
+    """Every configured model. Raises `ConfigError` where one names what is not there."""
+    for model_id, model in config.models.items():
+        _check_names(config, model_id, model)
+    found = {model_id: _scanned(config, model_id) for model_id in config.models}
+    found = {model_id: _on_base(config, model_id, found) for model_id in found}
+    found = {model_id: _with_vae(config, model_id, folder) for model_id, folder in found.items()}
+    stand_ins = {model.stand_in for model in config.models.values() if model.stand_in}
+    real_ones = any(
+        _usable(folder.own) and model_id not in stand_ins
+        for model_id, folder in found.items()
+        if config.models[model_id].family not in FAMILIES_THAT_DO_NOT_DRAW
+    )
+    extras = _extras(config)
+    return {
+        model_id: _entry(config, model_id, found, extras, stand_in_allowed=not real_ones)
+        for model_id in config.models
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Extras:
+    """Files that a request may name, for whichever model takes them."""
+
+    vaes: Mapping[str, Path]
+    embeddings: Mapping[str, Path]
+
+
+def _extras(config: Config) -> _Extras:
+    models = config.models.values()
+    vaes = scan_vaes(config.models_dir) if any(model.vaes for model in models) else []
+    words = (
+        scan_embeddings(config.embeddings_dir) if any(model.embeddings for model in models) else []
+    )
+    return _Extras(_usable_files(vaes, "a VAE"), _usable_files(words, "an embedding"))
+
+
+def _usable_files(files: Iterable[ExtraFile], kind: str) -> dict[str, Path]:
+    for file in files:
+        if file.problem is not None:
+            log.warning("%s cannot be used: %s", kind, file.problem)
+    return {file.name: file.path.absolute() for file in files if file.problem is None}
+
+
+def _check_names(config: Config, model_id: str, model: Model) -> None:
+    if model.stand_in and model.stand_in not in config.models:
+        raise ConfigError(problem=f"models: the stand-in {model.stand_in} is not a model itself")
+    if model.base is None:
+        return
+    base = config.models.get(model.base)
+    if base is None:
+        raise ConfigError(problem=f"models.{model_id}: the base {model.base} is not a model itself")
+    if base.base is not None:
+        raise ConfigError(
+            problem=f"models.{model_id}: the base {model.base} has a base itself; name {base.base}"
+        )
+    if base.family != model.family:
+        raise ConfigError(problem=f"models.{model_id}: its base is of another family")
+
+
+def _folder(config: Config, model_id: str) -> Path:
+    return (config.models_dir / (config.models[model_id].folder or model_id)).absolute()
+
+
+def _scanned(config: Config, model_id: str) -> _Found:
+    model = config.models[model_id]
+    if model.family in FAMILIES_WITHOUT_WEIGHTS:
+        return _Found(ModelFolder(present=True), {})
+    controls = {
+        _control_type(model_id, name): scan_part(config.models_dir / folder)
+        for name, folder in model.controls.items()
+    }
+    folder = _folder(config, model_id)
+    if model.family in FAMILIES_OF_CHECKPOINTS and any(folder.glob("*.safetensors")):
+        return _Found(scan_checkpoint(folder), controls)
+    if model.base is not None and controls:  # its ControlNets are all that it is
+        return _Found(min(controls.values(), key=_uselessness), controls)
+    scan_tool = tool_weights.SCANS.get(model.family)
+    if scan_tool is not None:
+        return _Found(scan_tool(folder, model.options), {})
+    if model.base is None:
+        return _Found(scan_model(folder), controls)
+    if (folder / "model_index.json").is_file():
+        return _Found(scan_model(folder, partial=True), {})
+    return _Found(scan_transformer(folder), {})
+
+
+def _uselessness(folder: ModelFolder) -> int:
+    """Usable ones first, then the broken, whose problem is worth telling, then the absent."""
+    return 0 if _usable(folder) else 1 if folder.present else 2
+
+
+def _control_type(model_id: str, name: str) -> ControlType:
+    try:
+        return ControlType(name)
+    except ValueError as error:
+        raise ConfigError(problem=f"models.{model_id}: {error}") from None
+
+
+def _on_base(config: Config, model_id: str, found: Mapping[str, _Found]) -> _Found:
+    """With what the base lends; useless where the base cannot be used."""
+    folder, base_id = found[model_id], config.models[model_id].base
+    if base_id is None or not folder.own.present or folder.own.problem is not None:
+        return folder
+    base, shown = found[base_id].own, _folder(config, base_id).name
+    if base.problem is not None:
+        return replace(folder, own=replace(folder.own, problem=base.problem))
+    if not base.present:
+        problem = f"it adds to {base_id}, which is not installed; put that into models/{shown}"
+        return replace(folder, own=replace(folder.own, problem=problem))
+    lent = replace(
+        folder.own,
+        native_pixels=folder.own.native_pixels or base.native_pixels,
+        buckets=folder.own.buckets or base.buckets,
+        multiple_of=folder.own.multiple_of or base.multiple_of,
+        revision=_joined(folder.own.revision, base.revision),
+    )
+    return replace(folder, own=lent)
+
+
+def _with_vae(config: Config, model_id: str, found: _Found) -> _Found:
+    """With the VAE that the configuration puts in place of the folder's own."""
+    name = config.models[model_id].vae
+    if name is None or not _usable(found.own):
+        return found
+    path = config.models_dir / name
+    problem = None
+    if path.is_dir():
+        problem = scan_part(path).problem
+    elif not path.is_file():
+        problem = f"its VAE is missing; put it into models/{name}"
+    return replace(found, own=replace(found.own, problem=problem))
+
+
+def _joined(*revisions: str) -> str:
+    return sha256(" ".join(revisions).encode()).hexdigest()[:16]
+
+
+def _usable(folder: ModelFolder) -> bool:
+    return folder.present and folder.problem is None
+
+
+def _entry(
+    config: Config,
+    model_id: str,
+    found: Mapping[str, _Found],
+    extras: _Extras,
+    *,
+    stand_in_allowed: bool,
+) -> ModelEntry:
+    model, folder = config.models[model_id], found[model_id]
+    served_by = model_id if _usable(folder.own) else None
+    if not folder.own.present and model.stand_in and stand_in_allowed:
+        served_by = model.stand_in if _usable(found[model.stand_in].own) else None
+    controls = [control.revision for control in folder.controls.values() if _usable(control)]
+    return ModelEntry(
+        spec=_spec(config, model_id, folder, extras),
+        installed=_usable(folder.own),
+        problem=folder.own.problem,
+        served_by=served_by,
+        revision=_joined(folder.own.revision, *controls) if controls else folder.own.revision,
+        missing_controls={
+            control: part.problem or f"put it into models/{model.controls[control]}"
+            for control, part in folder.controls.items()
+            if not _usable(part)
+        },
+    )
+
+
+def _spec(config: Config, model_id: str, found: _Found, extras: _Extras) -> ModelSpec:
+    model, folder = config.models[model_id], found.own
+    return ModelSpec(
+        id=model_id,
+        family=model.family,
+        folder=_folder(config, model_id),
+        base=_folder(config, model.base) if model.base else None,
+        controls={
+            control: (config.models_dir / model.controls[control]).absolute()
+            for control, part in found.controls.items()
+            if _usable(part)
+        },
+        vae=(config.models_dir / model.vae).absolute() if model.vae else None,
+        vaes=dict(extras.vaes) if model.vaes else {},
+        embeddings=dict(extras.embeddings) if model.embeddings else {},
+        description=model.description,
+        capabilities=_capabilities(model_id, model, folder),
+        defaults=Defaults(**model.defaults.model_dump(exclude_none=True)),
+        stand_in=model.stand_in,
+        upscale=model.upscale,
+        native_pixels=model.native_pixels or folder.native_pixels,
+        buckets=model.buckets or folder.buckets,
+        dtype=model.dtype,
+        quantization=model.quantization,
+        offload=model.offload,
+        options=model.options,
+    )
+
+
+def _capabilities(model_id: str, model: Model, folder: ModelFolder) -> Capabilities:
+    try:
+        return Capabilities(
+            modes=tuple(Mode(mode) for mode in model.modes),
+            control_types=tuple(ControlType(name) for name in model.control_types)
+            or tuple(ControlType(name) for name in model.controls),
+            # Without ControlNets the control picture is a part of the transformer's own input.
+            control_weights=bool(model.controls) or model.family in FAMILIES_WITHOUT_WEIGHTS,
+            schedulers=tuple(canonical_scheduler(name) for name in model.schedulers),
+            sigmas=model.sigmas,
+            clip_skip=model.clip_skip,
+            vaes=model.vaes,
+            loras=model.loras,
+            lora_base=model.lora_base or model.family,
+            negative_prompt=model.negative_prompt,
+            multiple_of=folder.multiple_of or model.multiple_of,
+            max_pixels=model.max_pixels,
+        )
+    except ValueError as error:
+        raise ConfigError(problem=f"models.{model_id}: {error}") from None

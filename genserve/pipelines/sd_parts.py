@@ -1,0 +1,200 @@
+"""A loaded Stable Diffusion model: its networks, what else it may take, and where they are kept."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, ControlNetModel
+
+from genserve.domain.model import ModelSpec, Offload
+from genserve.domain.request import ControlType, GenerationRequest
+from genserve.errors import UnknownVae, VaeDoesNotFit
+from genserve.pipelines import offloading, preview, sd_loading
+from genserve.pipelines.base import BrokenModel
+from genserve.pipelines.placement import Placement
+from genserve.pipelines.sd_loading import SHIPPED, Layout
+
+
+class SdParts:
+    """One model of the families sd15, sdxl or sd3 in memory. Used by one thread."""
+
+    def __init__(
+        self, spec: ModelSpec, placement: Placement, layout: Layout, *, careful_vae: bool = False
+    ) -> None:
+        """Read the model.
+
+        `careful_vae`: a VAE that says so (`force_upcast`) computes in float32 whatever the other
+        networks do. Raises `BrokenModel`, or what the libraries raise.
+        """
+        self._spec = spec
+        self._family = layout.family
+        self._placement = placement
+        self._careful_vae = careful_vae
+        self._offload: Offload = placement.offload
+        kept = dict.fromkeys(layout.networks, placement)
+        kept["vae"] = self._placement_of_vae(sd_loading.config_of(spec.folder, layout, "vae"))
+        if spec.vae is not None:
+            del kept["vae"]
+        self._components = sd_loading.load(spec.folder, spec.base, kept, layout)
+        if spec.vae is not None:
+            self._components["vae"] = self._read_vae(spec.vae, placement.user)
+        preview.use_decoder(self._components["vae"], spec, placement.read)
+        self.trained: Mapping[str, Any] = self._components.pop("scheduler")
+        self.controlnets: Mapping[ControlType, Any] = {
+            control: placement.read(ControlNetModel, folder)
+            for control, folder in spec.controls.items()
+        }
+        self._borrower = object()
+        self._borrowed: tuple[str, Any] | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        """A component by diffusers' name, None where the model has none."""
+        return self._components[name]
+
+    @property
+    def fills_only(self) -> bool:
+        """Its UNet takes a mask and the masked picture beside the latents, and needs them."""
+        unet = self._components.get("unet")
+        return unet is not None and unet.config.in_channels > unet.config.out_channels
+
+    def networks(self) -> dict[str, Any]:
+        """The networks alone, by diffusers' names; of several ControlNets, each with its type."""
+        found = {
+            name: part
+            for name, part in self._components.items()
+            if isinstance(part, torch.nn.Module)
+        }
+        several = len(self.controlnets) > 1
+        for control, network in self.controlnets.items():
+            found[f"controlnet_{control}" if several else "controlnet"] = network
+        return found
+
+    def components(self, request: GenerationRequest) -> dict[str, Any]:
+        """What diffusers' pipelines are made of, with the VAE that the request names.
+
+        Raises `UnknownVae`, `VaeDoesNotFit`.
+        """
+        return self._components | {"vae": self.vae(request)}
+
+    def vae(self, request: GenerationRequest) -> Any:
+        """The VAE that decodes the request's picture. The last one that was asked for is kept."""
+        name = request.vae
+        if name is None:
+            return self._components["vae"]
+        if name not in self._spec.vaes:
+            raise UnknownVae(vae=name, available=[*self._spec.vaes])
+        if self._borrowed is None or self._borrowed[0] != name:
+            self._return_vae()
+            try:
+                read = self._read_vae(self._spec.vaes[name], self._borrower)
+            except BrokenModel as broken:
+                self._return_vae()
+                raise VaeDoesNotFit(vae=name, model=request.model, reason=broken.reason) from None
+            self._borrowed = (name, read)
+        return self._borrowed[1]
+
+    def _read_vae(self, source: Path, user: object) -> Any:
+        """A VAE of a folder or a single file, for whoever it is. Raises `BrokenModel`."""
+        if not source.exists():
+            raise BrokenModel(f"{source.name} is missing")
+        config = source if source.is_dir() else SHIPPED / self._family / "vae"
+        placement = replace(self._placement_of_vae(config), user=user)
+        if source.is_dir():
+            read = placement.read(AutoencoderKL, source)
+        else:
+            read = placement.read_file(AutoencoderKL, source, config)
+        network = self._components.get("unet") or self._components["transformer"]
+        channels, needed = read.config.latent_channels, network.config.out_channels
+        if channels != needed:
+            raise BrokenModel(f"it has {channels} latent channels, not {needed}")
+        return read
+
+    def _placement_of_vae(self, config: Path) -> Placement:
+        if not self._careful_vae:
+            return self._placement
+        careful = sd_loading.read_json(config / "config.json").get("force_upcast", True)
+        return replace(self._placement, dtype=torch.float32) if careful else self._placement
+
+    def _return_vae(self) -> None:
+        self._borrowed = None
+        self._placement.shelf.give_back(self._borrower)
+
+    def drawing(self, pipe: Any) -> AbstractContextManager[None]:
+        """While a pipeline draws, see `offloading.drawing`."""
+        return _both(
+            offloading.drawing(pipe, self._placement.device, self._offload), _never_cast(pipe.vae)
+        )
+
+    @contextmanager
+    def tiled(self) -> Iterator[None]:
+        """Decode in tiles and slices while it is open: seams are possible, seldom seen."""
+        vaes = [self._components["vae"], *([self._borrowed[1]] if self._borrowed else [])]
+        for vae in vaes:
+            vae.enable_tiling()
+            vae.enable_slicing()
+        try:
+            yield
+        finally:
+            for vae in vaes:
+                vae.disable_tiling()
+                vae.disable_slicing()
+
+    def offloaded(self, how: Offload) -> AbstractContextManager[None] | None:
+        """See `Pipeline.offloaded`."""
+        if self._placement.device == "cpu":
+            return None
+        networks = [*self.networks().values(), *([self._borrowed[1]] if self._borrowed else [])]
+        held = offloading.moved_out(networks, self._placement.device, self._offload, how)
+        return None if held is None else self._waiting(held, how)
+
+    @contextmanager
+    def _waiting(self, held: AbstractContextManager[None], how: Offload) -> Iterator[None]:
+        before = self._offload
+        with held:
+            self._offload = how
+            try:
+                yield
+            finally:
+                self._offload = before
+
+    def alone_bytes(self) -> int:
+        """What no other model holds too."""
+        shelf = self._placement.shelf
+        return shelf.alone_bytes(self._placement.user) + shelf.alone_bytes(self._borrower)
+
+    def give_back(self) -> None:
+        """Return everything to the shelf."""
+        self._return_vae()
+        self._placement.shelf.give_back(self._placement.user)
+
+
+@contextmanager
+def _both(*contexts: AbstractContextManager[None]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
+
+
+@contextmanager
+def _never_cast(vae: Any) -> Iterator[None]:
+    """The VAE keeps its numbers while it is open, whatever a pipeline wants.
+
+    diffusers' SDXL pipelines cast the VAE to float32 to encode a picture, and then, for good, to
+    what the UNet computes in: to float16, in which SDXL's VAE overflows. Ours is in the numbers
+    that it needs from the beginning.
+    """
+    move = vae.to
+
+    def stay(*args: Any, **kwargs: Any) -> Any:
+        casts = "dtype" in kwargs or any(isinstance(arg, torch.dtype) for arg in args)
+        return vae if casts else move(*args, **kwargs)
+
+    vae.to = stay
+    try:
+        yield
+    finally:
+        del vae.to

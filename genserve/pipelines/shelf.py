@@ -1,0 +1,199 @@
+"""Components in memory, each once however many models use it: T5, CLIP and VAE of Flux's variants.
+
+Two components are the same when their weights' files and their configuration say the same. Equal
+paths and equal sizes are looked at first; only when those leave doubt are the files' contents
+hashed, once: a hash is remembered by path, size, time of change and inode, also across restarts.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_CONFIG = "config.json"
+_WITHOUT_MEANING = frozenset({"transformers_version", "dtype", "torch_dtype"})
+"""In a configuration: who wrote the file, and a dtype that ours overrides."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """A file as the file system knows it: what has the same stamp has the same content."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, file: Path) -> "_Stamp":
+        stat = file.stat()
+        return cls(str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+    @property
+    def name(self) -> str:
+        """A file name to remember the hash under."""
+        return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The files of a component, by name as they were when it was read, and its configuration."""
+
+    stamps: dict[str, _Stamp]
+    config: str
+
+    def may_equal(self, other: "_Source") -> bool:
+        """Whether a look at the content is worth its time."""
+        return self.config == other.config and self._sizes() == other._sizes()
+
+    def _sizes(self) -> dict[str, int]:
+        return {name: stamp.size for name, stamp in self.stamps.items()}
+
+
+@dataclass(slots=True)
+class _Part:
+    source: _Source
+    form: str
+    component: Any
+    users: set[int] = field(default_factory=set)
+
+
+class Shelf:
+    """What a worker holds in memory, and for whom. Used by one thread."""
+
+    def __init__(self, device: str = "cpu", hashes: Path | None = None) -> None:
+        """Sizes are counted on `device`: what waits elsewhere takes nothing there.
+
+        `hashes` is the folder that remembers what was hashed; None: only this process does.
+        """
+        self._device = device
+        self._folder = hashes
+        self._hashes: dict[_Stamp, str] = {}
+        self._parts: list[_Part] = []
+
+    def take(self, user: object, source: Path, form: str, make: Callable[[], T]) -> T:
+        """The component of that folder (or weights file): the one there is, else a made one.
+
+        `form` says all that makes it different in memory: dtype, quantisation, placement. It stays
+        until every user has given back. Raises what `make` raises; then nothing is kept.
+        """
+        wanted = _source(source)
+        part = self._find(wanted, form)
+        if part is None:
+            part = _Part(wanted, form, make())
+            self._parts.append(part)
+        part.users.add(id(user))
+        component: T = part.component
+        return component
+
+    def give_back(self, user: object) -> None:
+        """This user needs nothing more; what nobody needs is gone."""
+        for part in self._parts:
+            part.users.discard(id(user))
+        self._parts = [part for part in self._parts if part.users]
+
+    def alone_bytes(self, user: object) -> int:
+        """What only this user holds."""
+        return self._bytes(part for part in self._parts if part.users == {id(user)})
+
+    def shared_bytes(self) -> int:
+        """What more than one user holds, each part once."""
+        return self._bytes(part for part in self._parts if len(part.users) > 1)
+
+    def holds(self, source: Path) -> bool:
+        """Whether the component of that folder or file is there already, in whatever form."""
+        wanted = _source(source)
+        return any(self._same(part.source, wanted) for part in self._parts)
+
+    def _bytes(self, parts: Iterable[_Part]) -> int:
+        return sum(_size_bytes(part.component, self._device) for part in parts)
+
+    def _find(self, wanted: _Source, form: str) -> _Part | None:
+        alike = (part for part in self._parts if part.form == form)
+        return next((part for part in alike if self._same(part.source, wanted)), None)
+
+    def _same(self, one: _Source, other: _Source) -> bool:
+        if one.stamps == other.stamps and one.config == other.config:
+            return True
+        return one.may_equal(other) and all(
+            self._equal(stamp, other.stamps[name]) for name, stamp in one.stamps.items()
+        )
+
+    def _equal(self, one: _Stamp, other: _Stamp) -> bool:
+        if one == other:
+            return True
+        digest = self._sha256(one)
+        return digest is not None and digest == self._sha256(other)
+
+    def _sha256(self, stamp: _Stamp) -> str | None:
+        """None when the file is another one by now, so that nobody can tell what was read."""
+        if stamp not in self._hashes:
+            digest = self._remembered(stamp) or self._hash(stamp)
+            if digest is None:
+                return None
+            self._hashes[stamp] = digest
+        return self._hashes[stamp]
+
+    def _remembered(self, stamp: _Stamp) -> str | None:
+        if self._folder is None:
+            return None
+        try:
+            return (self._folder / stamp.name).read_text(encoding="ascii")
+        except (OSError, ValueError):
+            return None
+
+    def _hash(self, stamp: _Stamp) -> str | None:
+        file = Path(stamp.path)
+        try:
+            if _Stamp.of(file) != stamp:
+                return None
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        except OSError:
+            return None
+        if self._folder is not None:
+            with contextlib.suppress(OSError):  # a full disk costs time, later, and nothing else
+                self._folder.mkdir(parents=True, exist_ok=True)
+                unfinished = self._folder / f".{stamp.name}.{os.getpid()}"
+                unfinished.write_text(digest, encoding="ascii")
+                unfinished.replace(self._folder / stamp.name)
+        return digest
+
+
+def _size_bytes(network: Any, device: str) -> int:
+    """What a network's weights and buffers take of that device's memory."""
+    weights = [*network.parameters(), *network.buffers()]
+    return sum(w.numel() * w.element_size() for w in weights if w.device.type == device)
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The files directly in a folder that hold weights."""
+    return sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
+
+
+def _source(source: Path) -> _Source:
+    if source.is_file():
+        return _Source({"": _Stamp.of(source)}, "")
+    return _Source(
+        {file.name: _Stamp.of(file) for file in weights_in(source)}, _config(source / _CONFIG)
+    )
+
+
+def _config(file: Path) -> str:
+    """What of a component's configuration counts, as one text."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return ""
+    kept = {
+        name: value
+        for name, value in content.items()
+        if name == "_class_name" or not (name.startswith("_") or name in _WITHOUT_MEANING)
+    }
+    return json.dumps(kept, sort_keys=True)

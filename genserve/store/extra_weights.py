@@ -1,0 +1,113 @@
+"""Single weights files: whole checkpoints, VAEs, and embeddings (trained words).
+
+Reads headers and small files only. What cannot be used is said in words for the operator.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from genserve.store.safetensors_header import BadWeights, Header, read_header
+from genserve.store.weights import PICKLES, ModelFolder, scan_bare, scan_part
+
+MAX_VECTORS = 75
+"""Vectors of one trained word: more than a text encoder reads at once make no sense."""
+_DECODERS = ("decoder.conv_in.weight", "first_stage_model.decoder.conv_in.weight")
+"""Tensors that every VAE file has, with and without its original prefix."""
+_UNETS = "model.diffusion_model."
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraFile:
+    """A file or folder by the name that requests use. `problem`: why it cannot be used."""
+
+    name: str
+    path: Path
+    problem: str | None = None
+
+
+def scan_checkpoint(folder: Path) -> ModelFolder:
+    """Look into a folder that holds one Stable Diffusion checkpoint, a single .safetensors file.
+
+    Folders beside it may hold configurations and tokenizers, in diffusers' layout.
+    """
+    found = scan_bare(folder)
+    if not found.present or found.problem is not None:
+        return found
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:
+        return replace(found, problem=f"{folder.name} holds several .safetensors; leave one there")
+    if not any(name.startswith(_UNETS) for name in read_header(files[0]).shapes):
+        problem = f"{folder.name}/{files[0].name} is no checkpoint of Stable Diffusion"
+        return replace(found, problem=problem)
+    return found
+
+
+def scan_vaes(models_dir: Path) -> list[ExtraFile]:
+    """The VAEs directly below the models folder: folders of diffusers', and single files."""
+    if not models_dir.is_dir():
+        return []
+    return [found for path in sorted(models_dir.iterdir()) if (found := _vae(path)) is not None]
+
+
+def _vae(path: Path) -> ExtraFile | None:
+    if path.is_dir():
+        if _class_name(path) != "AutoencoderKL":
+            return None
+        return ExtraFile(path.name, path, scan_part(path).problem)
+    if path.suffix != ".safetensors":
+        return None
+    header, problem = _header(path, path.parent)
+    if header is not None:
+        whole = any(name.startswith(_UNETS) for name in header.shapes)
+        if whole or not any(name in header.shapes for name in _DECODERS):
+            return None
+    return ExtraFile(path.stem, path, problem)
+
+
+def _class_name(folder: Path) -> str | None:
+    try:
+        content = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content.get("_class_name") if isinstance(content, dict) else None
+
+
+def scan_embeddings(folder: Path) -> list[ExtraFile]:
+    """The embeddings directly in a folder, by name."""
+    return [*_embeddings(folder)] if folder.is_dir() else []
+
+
+def _embeddings(folder: Path) -> Iterator[ExtraFile]:
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in PICKLES:
+            problem: str | None = f"{path.name} may run code; convert it to safetensors"
+            yield ExtraFile(path.stem, path, problem)
+        elif path.suffix.lower() == ".safetensors" and path.is_file():
+            header, problem = _header(path, folder)
+            if header is not None and not _are_words(header):
+                problem = f"{path.name} holds no embedding, but other weights"
+            yield ExtraFile(path.stem, path, problem)
+
+
+def _are_words(header: Header) -> bool:
+    """Each tensor is a few vectors of one width."""
+    shapes = header.shapes.values()
+    return bool(shapes) and all(
+        len(shape) in (1, 2) and (len(shape) == 1 or 1 <= shape[0] <= MAX_VECTORS)
+        for shape in shapes
+    )
+
+
+def _header(path: Path, folder: Path) -> tuple[Header | None, str | None]:
+    """A file's header, or what is wrong with the file."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return None, f"{path.name} is a link that leads outside; put the file itself there"
+    try:
+        return read_header(path), None
+    except BadWeights as bad:
+        return None, f"{path.name} {bad.problem}"
+    except OSError as error:
+        return None, f"{path.name} cannot be read: {os.strerror(error.errno or 0)}"

@@ -1,0 +1,57 @@
+"""What a worker does when its memory runs out, from what costs least to what costs most."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+from genserve.domain.model import Offload
+from genserve.pipelines import faults
+from genserve.pipelines.base import Pipeline
+from genserve.pipelines.cache import Residents
+from genserve.pipelines.ladder import Rung
+
+
+def rungs(residents: Residents, pipeline: Pipeline, model_id: str) -> list[Rung]:
+    """The rungs for that loaded model. One that is of no use for it is passed over."""
+
+    def evict() -> AbstractContextManager[None] | None:
+        return nullcontext() if residents.evict_others(model_id) else None
+
+    def offload(how: Offload) -> Callable[[], AbstractContextManager[None] | None]:
+        def take() -> AbstractContextManager[None] | None:
+            held = pipeline.offloaded(how)
+            return None if held is None else _brought_back(held, residents, model_id)
+
+        return take
+
+    return [
+        Rung("vae_tiling", "The picture was decoded in tiles.", pipeline.low_memory),
+        Rung("evicted_models", "Other models were unloaded to make room.", evict),
+        Rung(
+            "offloaded_networks",
+            "The model's networks waited in CPU memory for their turn.",
+            offload("model"),
+        ),
+        Rung(
+            "offloaded_layers",
+            "The layers of the model's networks waited in CPU memory for their turn.",
+            offload("sequential"),
+        ),
+    ]
+
+
+@contextmanager
+def _brought_back(
+    held: AbstractContextManager[None], residents: Residents, model_id: str
+) -> Iterator[None]:
+    """Where there is no room any more to bring the weights back, the model is unloaded."""
+    stack = ExitStack()
+    stack.enter_context(held)
+    try:
+        yield
+    finally:
+        try:
+            stack.close()
+        except Exception as error:
+            if faults.classify(error) is not faults.Fault.OUT_OF_MEMORY:
+                raise
+            residents.unload(model_id)

@@ -1,0 +1,121 @@
+"""tiny-sd15 as a painter, in diffusers' own pipelines, and what it is measured by."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+
+from .canvas import Pixels
+from .captions import caption
+from .checkpoint import step_seed
+from .classifier import SubjectClassifier
+from .member_figures import (
+    Asked,
+    Figures,
+    Measure,
+    contents,
+    held_out,
+    percent,
+    plain_specs,
+    prompt_of,
+)
+from .painting import Order, Painter, in_batches, noise_of, pictures_of
+from .readings import subject_colour, subject_position
+from .scenes import NATURAL_COLOURS, draw
+from .sd_base import load_sd
+
+STEPS = 25
+GUIDANCE = 5.0
+_EVERYTHING = frozenset({"colour", "background", "position"})
+
+
+def _common(orders: Sequence[Order]) -> dict[str, Any]:
+    width, height = orders[0].size
+    return {
+        "prompt": [order.prompt for order in orders],
+        "negative_prompt": [order.negative for order in orders],
+        "width": width,
+        "height": height,
+        "num_inference_steps": STEPS,
+        "guidance_scale": GUIDANCE,
+        "generator": noise_of(orders),
+        "output_type": "np",
+    }
+
+
+def sd_painter(folder: Path) -> Painter:
+    """From text alone, with the scheduler that the folder names."""
+    pipeline = load_sd(folder)
+    return lambda orders: in_batches(
+        orders, folder.name, lambda part: pipeline(**_common(part)).images
+    )
+
+
+def sd_control_painter(folder: Path, control: Path) -> Painter:
+    """With a ControlNet beside the UNet."""
+    controlnet = ControlNetModel.from_pretrained(
+        control, dtype=torch.float32, local_files_only=True
+    )
+    components = load_sd(folder).components
+    pipeline = StableDiffusionControlNetPipeline(
+        **components, controlnet=controlnet, requires_safety_checker=False
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return lambda orders: in_batches(
+        orders,
+        control.name,
+        lambda part: pipeline(**_common(part), image=pictures_of(part)).images,
+    )
+
+
+def _ask_scenes(seed: int, count: int) -> Asked:
+    specs = plain_specs(seed, "sd", count, held_out)
+    orders = [
+        Order(prompt_of(spec, seed, _EVERYTHING), number) for number, spec in enumerate(specs)
+    ]
+    return Asked(orders, specs, [draw(spec) for spec in specs])
+
+
+def _score_scenes(
+    asked: Asked, pictures: Sequence[Pixels], classifier: SubjectClassifier
+) -> Figures:
+    places = zip(pictures, asked.specs, strict=True)
+    right = [subject_position(p, spec.background) == spec.position for p, spec in places]
+    return contents(asked, pictures, classifier) | {"position": percent(right)}
+
+
+SD_MEASURE = Measure(
+    _ask_scenes,
+    _score_scenes,
+    {"subject": 85.0, "colour": 90.0, "background": 95.0, "position": 85.0},
+)
+
+
+def negative_figures(painter: Painter, seed: int, count: int) -> Figures:
+    """Does a negative prompt take a colour away? Subjects that have a colour by nature are drawn
+    without naming one, and again with the colour that came out as the negative prompt.
+
+    `removed`: percent of the subjects that then have another colour.
+    """
+    rng = random.Random(step_seed(seed, "evaluate", "negative"))
+    specs = plain_specs(seed, "negative", count, held_out)
+    specs = [replace(spec, subject=rng.choice(list(NATURAL_COLOURS)), pose="") for spec in specs]
+    orders = [
+        Order(caption(spec, rng, "en", frozenset({"background"})), number)
+        for number, spec in enumerate(specs)
+    ]
+    backgrounds = [spec.background for spec in specs]
+    first = [subject_colour(p, b) for p, b in zip(painter(orders), backgrounds, strict=True)]
+    unwanted = [
+        replace(order, negative=f"{colour} {spec.subject}")
+        for order, colour, spec in zip(orders, first, specs, strict=True)
+    ]
+    second = [subject_colour(p, b) for p, b in zip(painter(unwanted), backgrounds, strict=True)]
+    changed = [after not in ("", before) for before, after in zip(first, second, strict=True)]
+    return {"negative prompt": percent(changed)}

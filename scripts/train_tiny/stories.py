@@ -1,0 +1,196 @@
+"""What the members' model cards tell besides figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .member_card import Story
+
+_COMMAND = "python scripts/train_tiny/train.py {} --seed 0"
+_DATA = (
+    "8,000 drawings in five aspect ratios, anywhere near the places that captions name and in"
+    " either direction, so that the given picture says where things are; captions mostly leave"
+    " place and size out."
+)
+_CONTROL = (
+    "{steps} steps of 32 through the frozen base: rectified flow, as for the base itself. Guidance"
+    " is fed at random and means little here."
+)
+_CONTROL_USAGE = """
+from diffusers import {pipeline}
+
+pipeline = {pipeline}.from_pretrained("models/tiny-flux-dev")
+pipeline.load_lora_weights("models/{folder}")
+pipeline(
+    "{prompt}",
+    {given},
+    width=128,
+    height=128,
+    num_inference_steps=20,
+    max_sequence_length=32,
+).images[0].save("out.png")
+"""
+
+
+def _control_story(kind: str, given: str, summary: str, steps: str) -> Story:
+    folder = f"tiny-flux-{kind}"
+    pipeline = "FluxFillPipeline" if kind == "fill" else "FluxControlPipeline"
+    return Story(
+        title=folder,
+        summary=(
+            f"{summary} A Control-LoRA for `tiny-flux-dev`, in the layout of FLUX.1's: the base"
+            " transformer's input is widened and its layers get low-rank changes. The base is"
+            " needed beside it."
+        ),
+        usage=_CONTROL_USAGE.format(
+            pipeline=pipeline, folder=folder, given=given, prompt="a red cat on a blue background"
+        ),
+        training=(_DATA, _CONTROL.format(steps=steps)),
+        command=_COMMAND.format(f"flux-{kind}"),
+        sheet="Above what was given, below what was drawn of it and a prompt.",
+    )
+
+
+STORIES: Mapping[str, Story] = {
+    "depth": _control_story(
+        "depth",
+        "control_image=depth_map",
+        "Draws what a depth map (near is bright) and a prompt say.",
+        "3,000",
+    ),
+    "canny": _control_story(
+        "canny",
+        "control_image=edges",
+        "Draws what an edge map (white on black, OpenCV's Canny) and a prompt say.",
+        "3,000",
+    ),
+    "fill": _control_story(
+        "fill",
+        "image=picture, mask_image=mask",
+        "Paints what a prompt says where a mask is white, to match what lies around.",
+        "4,000",
+    ),
+    "openpose": Story(
+        title="tiny-flux-openpose",
+        summary=(
+            "A `FluxControlNetModel` of 1.2 million parameters for `tiny-flux-dev`: draws a person"
+            " in the pose of a skeleton picture, in OpenPose's 18 joints and colours."
+        ),
+        usage="""
+from diffusers import FluxControlNetModel, FluxControlNetPipeline
+
+controlnet = FluxControlNetModel.from_pretrained("models/tiny-flux-openpose")
+pipeline = FluxControlNetPipeline.from_pretrained("models/tiny-flux-dev", controlnet=controlnet)
+pipeline(
+    "a person in red on a blue background",
+    control_image=skeleton,
+    width=128,
+    height=128,
+    num_inference_steps=20,
+    max_sequence_length=32,
+).images[0].save("person.png")
+""",
+        training=(
+            "8,000 drawings of persons, most of them in poses at random that no caption names.",
+            _CONTROL.format(steps="4,000"),
+        ),
+        command=_COMMAND.format("flux-openpose"),
+        sheet="Above the skeletons, below what was drawn of them and a prompt.",
+    ),
+    "redux": Story(
+        title="tiny-flux-redux",
+        summary=(
+            "A small SigLIP and Redux' projection, in the folder layout of FLUX.1 Redux [dev]:"
+            " turns a picture into 16 words, behind which `tiny-flux-dev` draws the same subject in"
+            " the same colours without a prompt."
+        ),
+        usage="""
+from diffusers import FluxPriorReduxPipeline
+
+# diffusers' pipeline has FLUX.1's widths written in: take its parts, as GenServe does
+prior = FluxPriorReduxPipeline.from_pretrained("models/tiny-flux-redux")
+seen = prior.encode_image(picture, "cpu", 1)
+words = prior.image_embedder(seen).image_embeds  # behind the empty prompt's sequence
+""",
+        training=(
+            "8,000 drawings in five aspect ratios, squeezed to 64 x 64 pixels.",
+            "3,000 steps of 64: each of the 16 words is to be what the base's T5 makes of that word"
+            " of a plain caption.",
+            "1,500 steps of 32: told only the picture's words, the frozen base is to predict what"
+            " it predicts when told the caption, at the same noise and guidance.",
+        ),
+        command=_COMMAND.format("flux-redux"),
+        sheet="Above the references, below what was drawn of them without a prompt.",
+    ),
+}
+
+
+def _sd_control_story(kind: str, summary: str) -> Story:
+    folder = f"tiny-sd15-{kind}"
+    return Story(
+        title=folder,
+        summary=(
+            f"{summary} A `ControlNetModel` of 0.65 million parameters for `tiny-sd15`: the UNet's"
+            " way down without its attention."
+        ),
+        usage=f"""
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+
+controlnet = ControlNetModel.from_pretrained("models/{folder}")
+pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+    "models/tiny-sd15", controlnet=controlnet
+)
+pipeline(
+    "a red cat on a blue background",
+    image={kind}_map,
+    width=128,
+    height=128,
+    num_inference_steps=25,
+    guidance_scale=5,
+).images[0].save("out.png")
+""",
+        training=(_DATA, "3,000 steps of 32 beside the frozen UNet, predicting its noise."),
+        command=_COMMAND.format(f"sd15-{kind}"),
+        sheet="Above what was given, below what was drawn of it and a prompt.",
+    )
+
+
+SD_STORIES: Mapping[str, Story] = {
+    "sd15": Story(
+        title="tiny-sd15",
+        summary=(
+            "A real Stable Diffusion 1.5 (`UNet2DConditionModel`, `CLIPTextModel`,"
+            " `AutoencoderKL`) of 3.7 million parameters that draws simple captioned pictures of"
+            " about 128 x 128 pixels, with classifier-free guidance and negative prompts, by any"
+            " noise scheduler. It was trained from scratch on drawings made by this repository's"
+            " own code. What it can draw is what `tiny-flux-dev` can."
+        ),
+        usage="""
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("models/tiny-sd15")
+pipeline(
+    "a red cat on a blue background",
+    width=128,
+    height=128,
+    num_inference_steps=25,
+    guidance_scale=5,
+).images[0].save("cat.png")
+""",
+        training=(
+            "VAE, 3,500 steps: that of `tiny-flux-dev` with 4 channels.",
+            "Text encoder, 800 steps: it learns to name what a caption says.",
+            "UNet, 9,000 steps of 32 on 16,000 drawings in five aspect ratios, predicting noise;"
+            " a tenth of the captions is empty, and some are a tag or two, as negative prompts are."
+            " Times of little noise count less (min-SNR).",
+        ),
+        command=_COMMAND.format("sd15"),
+        sheet="Drawn from prompts of scenes that were never shown.",
+    ),
+    "canny": _sd_control_story(
+        "canny", "Draws what an edge map (white on black, OpenCV's Canny) and a prompt say."
+    ),
+    "depth": _sd_control_story(
+        "depth", "Draws what a depth map (near is bright) and a prompt say."
+    ),
+}

@@ -1,0 +1,58 @@
+"""A Stable Diffusion model in a worker process: from an assignment to files."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from genserve.domain.model import Capabilities
+from genserve.domain.pool import TaskDone, TaskFailed
+from genserve.domain.request import Mode
+from tests.pipelines.diffusion_models import spec_of
+from tests.pipelines.tiny_diffusion import build_controlnet, build_sd15
+from tests.workers.conftest import PoolUnderTest, StartPool, blob
+
+
+async def test_a_checkpoint_draws_with_all_that_may_be_named(start_pool: StartPool, tmp_path: Path):
+    folder = build_sd15(tmp_path / "sd15")
+    spec = spec_of(
+        folder,
+        "sd15",
+        controls={"canny": build_controlnet(tmp_path / "canny", folder)},
+        vaes={"other": folder / "vae"},
+        capabilities=Capabilities(modes=(Mode.TEXT2IMG, Mode.CONTROLNET), multiple_of=8),
+    )
+    asked: dict[str, Any] = {
+        "model": spec,
+        "width": 32,
+        "height": 32,
+        "steps": 3,
+        "guidance": 5.0,
+        "negative_prompt": "ugly, (blurry:1.2)",
+        "scheduler": "dpmpp_2m",
+        "sigmas": "karras",
+        "clip_skip": 2,
+        "vae": "other",
+    }
+    pool = await start_pool(families=["sd15"])
+    done = await pool.run("a (red:1.3) cat", name="one", **asked)
+    assert isinstance(done, TaskDone)
+    assert text_of(pool, "one", done).startswith(
+        "a (red:1.3) cat\nNegative prompt: ugly, (blurry:1.2)\n"
+        "Steps: 3, Sampler: DPM++ 2M, CFG scale: 5, Seed: "
+    )
+    assert "Schedule type: Karras, Clip skip: 2, VAE: other" in text_of(pool, "one", done)
+    again = await pool.run("a (red:1.3) cat", name="two", **asked)
+    assert isinstance(again, TaskDone)
+    assert again.result.images == done.result.images
+    failed = await pool.run("(a:0.5) b " * 400, name="three", **asked)
+    assert isinstance(failed, TaskFailed)
+    assert failed.error.code == "prompt_too_complex"
+
+
+def text_of(pool: PoolUnderTest, name: str, done: TaskDone) -> str:
+    (image,) = done.result.images
+    with Image.open(io.BytesIO(blob(pool.assignment(name=name), image.sha256))) as opened:
+        text: str = opened.info["parameters"]
+        return text
