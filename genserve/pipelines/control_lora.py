@@ -20,6 +20,14 @@ _INPUTS = ("x_embedder", "img_in")
 _OTHERS = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 
+class _Loader(FluxControlPipeline):  # type: ignore[misc] # untyped base
+    """Reads Control-LoRAs into its transformer. There is no text encoder to look for layers of."""
+
+    @classmethod
+    def load_lora_into_text_encoder(cls, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+
 def is_control_lora(file: Path) -> bool:
     """Whether a weights file is a Control-LoRA: it changes the input by low rank. By its header."""
     if file.suffix != ".safetensors":
@@ -40,7 +48,7 @@ def read(base: Path, file: Path, dtype: torch.dtype) -> Any:
     transformer = FluxTransformer2DModel.from_pretrained(
         base, local_files_only=True, use_safetensors=True, dtype=dtype
     )
-    pipe = FluxControlPipeline(transformer=transformer, **dict.fromkeys(_OTHERS))
+    pipe = _Loader(transformer=transformer, **dict.fromkeys(_OTHERS))
     try:
         pipe.load_lora_weights(file.parent, weight_name=file.name, local_files_only=True)
     except (KeyError, RuntimeError, ValueError) as error:  # other layers, or layers of other sizes
