@@ -36,7 +36,7 @@ from .stories import STORIES
 
 MEMBER_STAGES = ("data", "train", "export", "evaluate", "card")
 CLASSIFIER_STEPS = 400
-SIGHT_STEPS = 3000
+SIGHT_STEPS = 3500
 _GRAY = 128
 
 Save = Callable[[Path], None]
@@ -103,18 +103,18 @@ def _train_pose(
 def _train_redux(
     run: MemberRun, base: FluxBase, lesson: Lesson, sets: dict[str, PairSet], steps: int
 ) -> Save:
-    sight = train_sight(run.folder, base, sets, run.seed, run.steps(SIGHT_STEPS))
+    sight = train_sight(run.folder, base, run.seed, run.steps(SIGHT_STEPS))
     stage = train_redux(run.folder, base, sight, sets, run.seed, steps)
     return lambda out: redux_pipeline(half(stage)).save_pretrained(out)
 
 
 FLUX_MEMBERS: Mapping[str, FluxMember] = {
     "flux-depth": FluxMember("depth", DEPTH, 3000, 8000, _train_control, control_painter),
-    "flux-canny": FluxMember("canny", CANNY, 3000, 8000, _train_control, control_painter),
-    "flux-fill": FluxMember("fill", FILL, 4000, 8000, _train_control, fill_painter),
-    "flux-openpose": FluxMember("openpose", POSE, 4000, 8000, _train_pose, controlnet_painter),
+    "flux-canny": FluxMember("canny", CANNY, 2000, 8000, _train_control, control_painter),
+    "flux-fill": FluxMember("fill", FILL, 3000, 8000, _train_control, fill_painter),
+    "flux-openpose": FluxMember("openpose", POSE, 3000, 8000, _train_pose, controlnet_painter),
     "flux-redux": FluxMember(
-        "redux", REDUX, 1500, 8000, _train_redux, redux_painter, codec=ReduxCodec
+        "redux", REDUX, 1000, 4000, _train_redux, redux_painter, codec=ReduxCodec
     ),
 }
 

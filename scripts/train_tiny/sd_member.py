@@ -32,7 +32,7 @@ from .vae import train_vae
 
 _VAE_STEPS = 3500
 _TEXT_STEPS = 800
-_UNET_STEPS = 9000
+_UNET_STEPS = 6000
 _PICTURES = 16_000
 _NEGATIVE_TARGET = 80.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
 from .checkpoint import StageJob, run_stage, step_seed
-from .flow import PlainAttention
+from .flow import half_precision
 from .pairs import Lesson, PairSet, pick
 from .sd_base import CHANNELS, SdBase, noise_batch_of, noise_error
 from .sd_text import WIDTH
@@ -34,7 +33,7 @@ def train_unet(
     def loss_at(step: int) -> Tensor:
         batch = noise_batch_of(base, pick(sets, lesson, seed, step, BATCH))
         sequence = _read(base, batch.captions)
-        with torch.autocast(base.device.type, torch.bfloat16), _attention(base):
+        with half_precision(base.device):
             prediction = unet(batch.noisy, batch.times, sequence, return_dict=False)[0]
         return noise_error(prediction, batch)
 
@@ -67,7 +66,7 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
         in_channels=4,
         block_out_channels=CHANNELS,
         layers_per_block=1,
-        down_block_types=("DownBlock2D",) * 3,
+        down_block_types=("DownBlock2D",) * len(CHANNELS),
         mid_block_type="UNetMidBlock2D",
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
@@ -99,7 +98,7 @@ def train_sd_controlnet(
         batch = noise_batch_of(base, picked)
         sequence = _read(base, batch.captions)
         maps = (picked.hints.float() / 255).expand(-1, 3, -1, -1).to(base.device)
-        with torch.autocast(base.device.type, torch.bfloat16), _attention(base):
+        with half_precision(base.device):
             down, middle = controlnet(
                 batch.noisy, batch.times, sequence, controlnet_cond=maps, return_dict=False
             )
@@ -122,7 +121,3 @@ def train_sd_controlnet(
 def _read(base: SdBase, captions: list[str]) -> Tensor:
     sequence: Tensor = base.text(captions)[0]
     return sequence
-
-
-def _attention(base: SdBase) -> PlainAttention | nullcontext[None]:
-    return PlainAttention() if base.device.type == "cpu" else nullcontext()

@@ -62,13 +62,13 @@ STORIES: Mapping[str, Story] = {
         "canny",
         "control_image=edges",
         "Draws what an edge map (white on black, OpenCV's Canny) and a prompt say.",
-        "3,000",
+        "2,000",
     ),
     "fill": _control_story(
         "fill",
         "image=picture, mask_image=mask",
         "Paints what a prompt says where a mask is white, to match what lies around.",
-        "4,000",
+        "3,000",
     ),
     "openpose": Story(
         title="tiny-flux-openpose",
@@ -92,7 +92,7 @@ pipeline(
 """,
         training=(
             "8,000 drawings of persons, most of them in poses at random that no caption names.",
-            _CONTROL.format(steps="4,000"),
+            _CONTROL.format(steps="3,000"),
         ),
         command=_COMMAND.format("flux-openpose"),
         sheet="Above the skeletons, below what was drawn of them and a prompt.",
@@ -101,7 +101,7 @@ pipeline(
         title="tiny-flux-redux",
         summary=(
             "A small SigLIP and Redux' projection, in the folder layout of FLUX.1 Redux [dev]:"
-            " turns a picture into 16 words, behind which `tiny-flux-dev` draws the same subject in"
+            " turns a picture into 64 words, behind which `tiny-flux-dev` draws the same subject in"
             " the same colours without a prompt."
         ),
         usage="""
@@ -113,11 +113,12 @@ seen = prior.encode_image(picture, "cpu", 1)
 words = prior.image_embedder(seen).image_embeds  # behind the empty prompt's sequence
 """,
         training=(
-            "8,000 drawings in five aspect ratios, squeezed to 64 x 64 pixels.",
-            "3,000 steps of 64: each of the 16 words is to be what the base's T5 makes of that word"
-            " of a plain caption.",
-            "1,500 steps of 32: told only the picture's words, the frozen base is to predict what"
-            " it predicts when told the caption, at the same noise and guidance.",
+            "Drawings in five aspect ratios, squeezed to 96 x 96 pixels.",
+            "3,500 steps of 64 fresh drawings: each word is to be what the base's T5 makes of a"
+            " word of a plain caption.",
+            "1,000 steps of 32 out of 4,000 drawings: told only the picture's words, the frozen"
+            " base is to predict what it predicts when told the caption, at the same noise and"
+            " guidance.",
         ),
         command=_COMMAND.format("flux-redux"),
         sheet="Above the references, below what was drawn of them without a prompt.",
@@ -180,7 +181,7 @@ pipeline(
         training=(
             "VAE, 3,500 steps: that of `tiny-flux-dev` with 4 channels.",
             "Text encoder, 800 steps: it learns to name what a caption says.",
-            "UNet, 9,000 steps of 32 on 16,000 drawings in five aspect ratios, predicting noise;"
+            "UNet, 6,000 steps of 32 on 16,000 drawings in five aspect ratios, predicting noise;"
             " a tenth of the captions is empty, and some are a tag or two, as negative prompts are."
             " Times of little noise count less (min-SNR).",
         ),
