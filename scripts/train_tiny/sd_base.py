@@ -28,7 +28,7 @@ from .scenes import SceneSpec
 from .sd_text import WIDTH, SdText
 from .vae import build_vae
 
-CHANNELS = (32, 112)
+CHANNELS = (32, 96)
 # How much more the subject's latent pixels count.
 EMPHASIS = 2.0
 # Below this signal-to-noise ratio every time counts alike, above it ever less (Hang et al. 2023):
@@ -55,7 +55,7 @@ def build_sd_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """2.7 M parameters in two resolutions.
+    """2.0 M parameters in two resolutions.
 
     The lower one, 16 pixels of the picture to a place as in Flux, does the work: attention, to
     itself and to the text, costs most where there are many places and is left out above.

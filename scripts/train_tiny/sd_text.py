@@ -44,7 +44,7 @@ class SdText(nn.Module):
 
 
 def build_sd_text() -> SdText:
-    """0.5 M parameters, untrained: two layers of 128."""
+    """0.4 M parameters, untrained: two layers of 128."""
     tokenizer = build_clip_tokenizer()
     tokenizer.model_max_length = MAX_TOKENS
     encoder = CLIPTextModel(

@@ -58,7 +58,7 @@ def unet_optimizers(unet: UNet2DConditionModel) -> tuple[torch.optim.Optimizer, 
 
 
 def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
-    """0.6 M parameters: the UNet's way down without its attention, which a map does not need.
+    """0.4 M parameters: the UNet's way down without its attention, which a map does not need.
 
     Convolutions start as the UNet's own.
     """

@@ -131,7 +131,7 @@ def _sd_control_story(kind: str, summary: str) -> Story:
     return Story(
         title=folder,
         summary=(
-            f"{summary} A `ControlNetModel` of 0.65 million parameters for `tiny-sd15`: the UNet's"
+            f"{summary} A `ControlNetModel` of 0.4 million parameters for `tiny-sd15`: the UNet's"
             " way down without its attention."
         ),
         usage=f"""
@@ -161,7 +161,7 @@ SD_STORIES: Mapping[str, Story] = {
         title="tiny-sd15",
         summary=(
             "A real Stable Diffusion 1.5 (`UNet2DConditionModel`, `CLIPTextModel`,"
-            " `AutoencoderKL`) of 3.7 million parameters that draws simple captioned pictures of"
+            " `AutoencoderKL`) of 3.1 million parameters that draws simple captioned pictures of"
             " about 128 x 128 pixels, with classifier-free guidance and negative prompts, by any"
             " noise scheduler. It was trained from scratch on drawings made by this repository's"
             " own code. What it can draw is what `tiny-flux-dev` can."
