@@ -13,6 +13,7 @@ import torch
 from .judges import train_judges
 from .members import FLUX_MEMBERS, MemberRun, train_flux_member
 from .sd_member import SD_CONTROLS, train_sd15, train_sd_control
+from .sdxl_member import train_sdxl
 from .style_member import train_style_loras
 
 _FLUX = Path("models/tiny-flux-dev")
@@ -41,6 +42,7 @@ MEMBERS: Mapping[str, Entry] = {
     "loras": Entry(train_style_loras, Path("loras"), _FLUX),
     # From scratch: it adds to nothing.
     "sd15": Entry(train_sd15, _SD, _SD),
+    "sdxl": Entry(train_sdxl, _folder("sdxl"), _SD),
     **{
         name: Entry(partial(train_sd_control, member=member), _folder(name), _SD)
         for name, member in SD_CONTROLS.items()

@@ -18,7 +18,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from .captions import caption
@@ -83,10 +83,8 @@ def sd_caption(spec: SceneSpec, rng: random.Random) -> str:
     return ", ".join(rng.sample(tags, rng.randint(1, 2)))
 
 
-def load_sd(folder: Path) -> StableDiffusionPipeline:
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
-    )
+def load_sd(folder: Path, kind: Any = StableDiffusionPipeline) -> Any:
+    pipeline = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -97,7 +95,7 @@ class SdBase:
     def __init__(
         self,
         vae: AutoencoderKL,
-        text: SdText,
+        text: nn.Module,
         unet: UNet2DConditionModel,
         fingerprint: str,
         device: torch.device,
@@ -128,6 +126,11 @@ class SdBase:
         """(batch, 1, height / 8, width / 8)"""
         return nnf.max_pool2d(masks, _VAE_FACTOR)
 
+    @torch.no_grad()
+    def told(self, captions: list[str], bucket: str) -> dict[str, Any]:
+        """What the UNet is told of the captions of pictures of that shape."""
+        return {"encoder_hidden_states": self.text(captions)[0]}
+
     def hints(self, hints: Tensor) -> Tensor:
         """Maps are looked at as they are; they are gray, and kept so: (batch, 1, height, width)."""
         return hints[:, :1]
@@ -135,13 +138,14 @@ class SdBase:
 
 @dataclass
 class NoiseBatch:
-    """One step's input: `noisy` and `noise` are (batch, 4, h, w), `times` whole numbers."""
+    """One step's input: `noisy` and `noise` are (batch, 4, h, w), `times` whole numbers, `told` is
+    what the UNet is told besides."""
 
     noisy: Tensor
     noise: Tensor
     times: Tensor
     weights: Tensor
-    captions: list[str]
+    told: dict[str, Any]
 
 
 def noise_batch_of(base: SdBase, picked: Picked) -> NoiseBatch:
@@ -157,7 +161,7 @@ def noise_batch_of(base: SdBase, picked: Picked) -> NoiseBatch:
         noise.to(base.device),
         times.to(base.device),
         ((1 + EMPHASIS * picked.weights) * by_time).to(base.device),
-        picked.captions,
+        base.told(picked.captions, picked.bucket),
     )
 
 

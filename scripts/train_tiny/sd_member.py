@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 
@@ -14,6 +15,7 @@ from .lessons import CANNY, DEPTH
 from .member_card import COLUMNS, write_card, write_figures, write_sheet
 from .member_figures import MEASURES, SAMPLES
 from .members import MemberRun, judge, replace_folder, subject_classifier
+from .painting import Painter
 from .pairs import Lesson, Shown, load_pairs
 from .scenes import SceneSpec, draw, sample_spec
 from .sd_base import SCHEDULE, SdBase, build_sd_vae, build_unet, sd_caption
@@ -25,7 +27,7 @@ from .sd_painting import (
     sd_control_painter,
     sd_painter,
 )
-from .sd_text import train_sd_text
+from .sd_text import SdText, train_sd_text
 from .sd_training import train_sd_controlnet, train_unet
 from .stories import SD_STORIES
 from .vae import train_vae
@@ -33,7 +35,9 @@ from .vae import train_vae
 _VAE_STEPS = 3500
 _TEXT_STEPS = 800
 _UNET_STEPS = 6000
-_PICTURES = 16_000
+PICTURES = 16_000
+# How Stable Diffusion's schedulers are told to walk their steps.
+SAMPLING: dict[str, Any] = {"set_alpha_to_one": False, "steps_offset": 1}
 SD_TARGETS = {**SD_MEASURE.targets, "negative prompt": 80.0}
 
 
@@ -56,40 +60,43 @@ def train_sd15(run: MemberRun) -> None:
     text = train_sd_text(run.folder, run.seed, run.steps(_TEXT_STEPS), run.device)
     made_of = f"{run.seed} {run.steps(_VAE_STEPS)} {vae.config.scaling_factor}"
     base = SdBase(vae, text, build_unet(), made_of, run.device)
-    count = run.pictures(_PICTURES)
+    count = run.pictures(PICTURES)
     sets = load_pairs(run.folder, SCENES, base, count, run.seed, run.device)
     if not run.wants("train"):
         return
     train_unet(run.folder, base, SCENES, sets, run.seed, run.steps(_UNET_STEPS))
     if run.wants("export"):
-        replace_folder(run.out, lambda out: _export(base, out))
+        replace_folder(run.out, lambda out: _export(base, text, out))
     if run.wants("evaluate"):
-        _judge_sd15(run)
+        judge_scenes(run, sd_painter(run.out))
     if run.wants("card"):
         write_card(run.out, SD_STORIES["sd15"], SD_TARGETS)
 
 
-def _export(base: SdBase, out: Path) -> None:
+def _export(base: SdBase, text: SdText, out: Path) -> None:
     """In the folder layout of Stable Diffusion 1.5, without its safety checker."""
     StableDiffusionPipeline(
         vae=half(base.vae),
-        text_encoder=half(base.text.encoder),
-        tokenizer=base.text.tokenizer,
+        text_encoder=half(text.encoder),
+        tokenizer=text.tokenizer,
         unet=half(base.unet),
-        scheduler=PNDMScheduler(
-            **SCHEDULE, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1
-        ),
+        scheduler=PNDMScheduler(**SCHEDULE, **SAMPLING, skip_prk_steps=True),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(out)
+    write_facts(out)
+
+
+def write_facts(out: Path) -> None:
+    """What GenServe wants to know of a model on the small UNets."""
     facts = server_facts() | {"multiple_of": 8}
     (out / "genserve.json").write_text(json_text(facts), encoding="utf-8")
 
 
-def _judge_sd15(run: MemberRun) -> None:
+def judge_scenes(run: MemberRun, painter: Painter) -> None:
+    """Measures a model that draws from text, with and without a negative prompt."""
     classifier = subject_classifier(run)
-    painter = sd_painter(run.out)
     asked = SD_MEASURE.ask(run.seed, 2 * SAMPLES)
     pictures = painter(asked.orders)
     figures = SD_MEASURE.score(asked, pictures, classifier)

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from .canvas import Pixels
 from .captions import caption
@@ -55,6 +59,19 @@ def sd_painter(folder: Path) -> Painter:
     return lambda orders: in_batches(
         orders, folder.name, lambda part: pipeline(**_common(part)).images
     )
+
+
+def sdxl_painter(folder: Path) -> Painter:
+    """As `sd_painter`. No negative prompt is all zeros, as in training and in GenServe."""
+    pipeline = load_sd(folder, StableDiffusionXLPipeline)
+
+    def paint(part: Sequence[Order]) -> Any:
+        given = _common(part)
+        if not any(given["negative_prompt"]):
+            given["negative_prompt"] = None
+        return pipeline(**given).images
+
+    return lambda orders: in_batches(orders, folder.name, paint)
 
 
 def sd_control_painter(folder: Path, control: Path) -> Painter:

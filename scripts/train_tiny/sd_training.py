@@ -32,9 +32,8 @@ def train_unet(
 
     def loss_at(step: int) -> Tensor:
         batch = noise_batch_of(base, pick(sets, lesson, seed, step, BATCH))
-        sequence = _read(base, batch.captions)
         with half_precision(base.device):
-            prediction = unet(batch.noisy, batch.times, sequence, return_dict=False)[0]
+            prediction = unet(batch.noisy, batch.times, **batch.told, return_dict=False)[0]
         return noise_error(prediction, batch)
 
     optimizers = unet_optimizers(unet)
@@ -96,16 +95,15 @@ def train_sd_controlnet(
     def loss_at(step: int) -> Tensor:
         picked = pick(sets, lesson, seed, step, BATCH)
         batch = noise_batch_of(base, picked)
-        sequence = _read(base, batch.captions)
         maps = (picked.hints.float() / 255).expand(-1, 3, -1, -1).to(base.device)
         with half_precision(base.device):
             down, middle = controlnet(
-                batch.noisy, batch.times, sequence, controlnet_cond=maps, return_dict=False
+                batch.noisy, batch.times, **batch.told, controlnet_cond=maps, return_dict=False
             )
             prediction = unet(
                 batch.noisy,
                 batch.times,
-                sequence,
+                **batch.told,
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=middle,
                 return_dict=False,
@@ -115,9 +113,3 @@ def train_sd_controlnet(
     job = StageJob("controlnet", folder, controlnet, (optimizer,), loss_at, steps, ema_decay=0.998)
     run_stage(job)
     return controlnet
-
-
-@torch.no_grad()
-def _read(base: SdBase, captions: list[str]) -> Tensor:
-    sequence: Tensor = base.text(captions)[0]
-    return sequence
