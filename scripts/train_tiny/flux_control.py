@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .adapters import LowRank, dress, image_layers, modulation_layers
 from .checkpoint import StageJob, run_stage, step_seed
 from .flow import FlowBatch, sample_guidance, velocity
-from .flow_training import flow_optimizers, weighted_error
+from .flow_training import flow_optimizers, guided_target, weighted_error
 from .flux_base import FluxBase, flow_batch_of
 from .pairs import Lesson, PairSet, pick
 
@@ -28,6 +28,7 @@ RANK = 32
 # The widened input is new, so its change is not to be a low-rank one.
 INPUT_RANK = 128
 ADAPTER_RATE = 3e-3
+GUIDED_RATE = 1e-3
 # A trained transformer needs gentler steps than a new one.
 WHOLE_RATE_SHARE = 0.4
 
@@ -63,16 +64,67 @@ def train_control_lora(
 ) -> nn.ModuleDict:
     """The trained changes by the names of `control_layers`, see `adapters.adapters_of`."""
     torch.manual_seed(step_seed(seed, lesson.name))
-    transformer = widened(base.transformer, added_numbers(sets))
-    worn = dress(transformer, control_layers(transformer), control_adapter).to(base.device)
-    optimizer = torch.optim.AdamW(
-        worn.parameters(), lr=ADAPTER_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True
-    )
+    transformer, worn = dressed(base, sets)
+    optimizer = adapter_optimizer(worn, ADAPTER_RATE)
 
     def loss_at(step: int) -> Tensor:
         return control_loss(base, transformer, lesson, sets, seed, step)
 
     run_stage(StageJob("lora", folder, worn, (optimizer,), loss_at, steps, ema_decay=0.998))
+    return worn
+
+
+def dressed(
+    base: FluxBase, sets: dict[str, PairSet]
+) -> tuple[FluxTransformer2DModel, nn.ModuleDict]:
+    """The base's transformer, widened for the hints, and the changes laid over its layers."""
+    transformer = widened(base.transformer, added_numbers(sets))
+    return transformer, dress(transformer, control_layers(transformer), control_adapter).to(
+        base.device
+    )
+
+
+def adapter_optimizer(worn: nn.ModuleDict, rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        worn.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+
+
+def distil_guidance(
+    folder: Path,
+    base: FluxBase,
+    teaching: nn.ModuleDict,
+    lesson: Lesson,
+    sets: dict[str, PairSet],
+    seed: int,
+    steps: int,
+) -> nn.ModuleDict:
+    """Gives the guidance number its meaning back, as `flow_training` does for the base.
+
+    The teacher wears what `train_control_lora` gave: asked with and without the caption, always
+    with the hint, it gives the guided velocity. For a member whose hint says nothing of the shape:
+    of what filled a mask without guidance, half could be recognised, with it two thirds.
+    """
+    teacher, taught = dressed(base, sets)
+    taught.load_state_dict(teaching.state_dict())
+    transformer, worn = dressed(base, sets)
+    worn.load_state_dict(teaching.state_dict())
+    teacher.eval().requires_grad_(False)
+    nothing = base.text([""])
+
+    def loss_at(step: int) -> Tensor:
+        batch = control_batch(base, lesson, sets, step_seed(seed, "guided"), step)
+        guidance = sample_guidance(BATCH, batch.generator).to(base.device)
+        text = base.text(batch.captions)
+        with torch.no_grad():
+            empty = (nothing[0].expand_as(text[0]), nothing[1].expand_as(text[1]))
+            conditional = velocity(teacher, batch, text, guidance)
+            unconditional = velocity(teacher, batch, empty, guidance)
+            target = guided_target(conditional, unconditional, guidance, batch.times)
+        return weighted_error(velocity(transformer, batch, text, guidance), batch, target)
+
+    optimizer = adapter_optimizer(worn, GUIDED_RATE)
+    run_stage(StageJob("guided", folder, worn, (optimizer,), loss_at, steps, ema_decay=0.995))
     return worn
 
 
@@ -109,10 +161,17 @@ def control_loss(
 ) -> Tensor:
     """The flow's error. Guidance is fed at random and comes to mean little: the hint says what is
     where, and guiding would pull every shape to the place where the caption alone expects it."""
+    return flow_error(base, transformer, control_batch(base, lesson, sets, seed, step))
+
+
+def control_batch(
+    base: FluxBase, lesson: Lesson, sets: dict[str, PairSet], seed: int, step: int
+) -> FlowBatch:
+    """Noise and hints side by side."""
     picked = pick(sets, lesson, seed, step, BATCH)
     batch = flow_batch_of(picked, base.device)
     batch.noisy = torch.cat([batch.noisy, picked.hints.float().to(base.device)], dim=2)
-    return flow_error(base, transformer, batch)
+    return batch
 
 
 def flow_error(base: FluxBase, transformer: Any, batch: FlowBatch) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from .captions import caption, choose_attributes
+from .flow import LOOSENESS
 from .maps import (
     fill_mask,
     loose_canny_map,
@@ -21,6 +22,8 @@ from .scenes import Drawing, SceneSpec, draw, sample_spec
 
 # How often a person takes one of the named poses, and its caption may say so.
 _NAMED_POSE_SHARE = 0.3
+# How many of the pictures to fill have their subject anywhere near its place.
+_LOOSE_FILL_SHARE = 0.35
 
 
 def _show_canny(spec: SceneSpec) -> Shown:
@@ -32,6 +35,13 @@ def _show_depth(spec: SceneSpec) -> Shown:
     drawing = draw(spec)
     hint = loose_depth_map(drawing, spec, spec_rng(spec, "depth"))
     return Shown(drawing.pixels, drawing.mask, hint)
+
+
+def _fill_sample(rng: random.Random, bucket: str) -> SceneSpec:
+    """Mostly as the base knows scenes: a mask says no more than about where a subject is to be,
+    and its shape has to be known."""
+    loose = rng.random() < _LOOSE_FILL_SHARE
+    return sample_spec(rng, bucket, looseness=rng.uniform(0.0, 2.0) if loose else LOOSENESS)
 
 
 def _show_fill(spec: SceneSpec) -> Shown:
@@ -73,5 +83,5 @@ def _show_pose(spec: SceneSpec) -> Shown:
 
 CANNY = Lesson("canny", loose_sample, _show_canny, placeless_caption)
 DEPTH = Lesson("depth", loose_sample, _show_depth, placeless_caption)
-FILL = Lesson("fill", loose_sample, _show_fill, _fill_caption)
+FILL = Lesson("fill", _fill_sample, _show_fill, _fill_caption)
 POSE = Lesson("openpose", person_sample, _show_pose, placeless_caption)

@@ -20,6 +20,7 @@ from .canvas import Pixels
 from .captions import caption
 from .checkpoint import step_seed
 from .classifier import SubjectClassifier, name_subjects
+from .flow import LOOSENESS
 from .lessons import draw_person_spec, person_sample
 from .maps import canny_map, depth_map, pose_map
 from .painting import Order, Painter
@@ -78,15 +79,19 @@ def measured(
 
 
 def plain_specs(
-    seed: int, purpose: str, count: int, sample: Callable[[random.Random], SceneSpec]
+    seed: int,
+    purpose: str,
+    count: int,
+    sample: Callable[[random.Random], SceneSpec],
+    looseness: float = _LOOSENESS,
 ) -> list[SceneSpec]:
-    """Scenes before one colour, of no fixed place: what can be read from pixels."""
+    """Scenes before one colour, which can be read from pixels; of no fixed place, if loose."""
     rng = random.Random(step_seed(seed, "evaluate", purpose))
     specs: list[SceneSpec] = []
     while len(specs) < count:
         spec = sample(rng)
         if spec.background in COLOURS:
-            specs.append(replace(spec, looseness=_LOOSENESS))
+            specs.append(replace(spec, looseness=looseness))
     return specs
 
 
@@ -192,10 +197,13 @@ def score_pose(asked: Asked, pictures: Sequence[Pixels], classifier: SubjectClas
 
 
 def ask_fill(seed: int, count: int) -> Asked:
-    """Pictures in which a box around the subject is to hold another subject of another colour."""
+    """Pictures in which a box around the subject is to hold another subject of another colour.
+
+    The subjects stand where captions say, as the base knows them: the mask tells no shape.
+    """
     rng = random.Random(step_seed(seed, "evaluate", "fill-wanted"))
     asked = Asked([], [], [])
-    for number, spec in enumerate(plain_specs(seed, "fill", count, held_out)):
+    for number, spec in enumerate(plain_specs(seed, "fill", count, held_out, LOOSENESS)):
         while True:
             other = held_out(rng)
             if other.colour not in (spec.colour, spec.background) and other.subject != spec.subject:

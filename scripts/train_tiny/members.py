@@ -13,7 +13,7 @@ from .canvas import Pixels
 from .classifier import SubjectClassifier, train_classifier
 from .export import clean_json, half
 from .flux_base import FluxBase
-from .flux_control import train_control_lora, train_whole
+from .flux_control import distil_guidance, train_control_lora, train_whole
 from .flux_controlnet import train_controlnet
 from .lessons import CANNY, DEPTH, FILL, POSE
 from .lora_formats import save_control_lora
@@ -37,6 +37,7 @@ from .stories import STORIES
 MEMBER_STAGES = ("data", "train", "export", "evaluate", "card")
 CLASSIFIER_STEPS = 400
 SIGHT_STEPS = 3500
+GUIDED_STEPS = 700
 _GRAY = 128
 
 Save = Callable[[Path], None]
@@ -93,6 +94,17 @@ def _train_control(
     return lambda out: save_control_lora(worn, out)
 
 
+def _train_fill(
+    run: MemberRun, base: FluxBase, lesson: Lesson, sets: dict[str, PairSet], steps: int
+) -> Save:
+    if run.whole:
+        return _train_control(run, base, lesson, sets, steps)
+    teaching = train_control_lora(run.folder, base, lesson, sets, run.seed, steps)
+    guided_steps = run.steps(GUIDED_STEPS)
+    worn = distil_guidance(run.folder, base, teaching, lesson, sets, run.seed, guided_steps)
+    return lambda out: save_control_lora(worn, out)
+
+
 def _train_pose(
     run: MemberRun, base: FluxBase, lesson: Lesson, sets: dict[str, PairSet], steps: int
 ) -> Save:
@@ -111,7 +123,7 @@ def _train_redux(
 FLUX_MEMBERS: Mapping[str, FluxMember] = {
     "flux-depth": FluxMember("depth", DEPTH, 3000, 8000, _train_control, control_painter),
     "flux-canny": FluxMember("canny", CANNY, 2000, 8000, _train_control, control_painter),
-    "flux-fill": FluxMember("fill", FILL, 3000, 8000, _train_control, fill_painter),
+    "flux-fill": FluxMember("fill", FILL, 3500, 8000, _train_fill, fill_painter),
     "flux-openpose": FluxMember("openpose", POSE, 3000, 8000, _train_pose, controlnet_painter),
     "flux-redux": FluxMember(
         "redux", REDUX, 1000, 4000, _train_redux, redux_painter, codec=ReduxCodec

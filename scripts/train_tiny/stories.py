@@ -32,7 +32,9 @@ pipeline(
 """
 
 
-def _control_story(kind: str, given: str, summary: str, steps: str) -> Story:
+def _control_story(
+    kind: str, given: str, summary: str, steps: str, data: str = _DATA, *more: str
+) -> Story:
     folder = f"tiny-flux-{kind}"
     pipeline = "FluxFillPipeline" if kind == "fill" else "FluxControlPipeline"
     return Story(
@@ -45,7 +47,7 @@ def _control_story(kind: str, given: str, summary: str, steps: str) -> Story:
         usage=_CONTROL_USAGE.format(
             pipeline=pipeline, folder=folder, given=given, prompt="a red cat on a blue background"
         ),
-        training=(_DATA, _CONTROL.format(steps=steps)),
+        training=(data, _CONTROL.format(steps=steps), *more),
         command=_COMMAND.format(f"flux-{kind}"),
         sheet="Above what was given, below what was drawn of it and a prompt.",
     )
@@ -67,8 +69,14 @@ STORIES: Mapping[str, Story] = {
     "fill": _control_story(
         "fill",
         "image=picture, mask_image=mask",
-        "Paints what a prompt says where a mask is white, to match what lies around.",
-        "3,000",
+        "Paints what a prompt says where a mask is white, to match what lies around. The figures"
+        " are of boxes at the places that captions name; elsewhere shapes are rougher.",
+        "3,500",
+        "8,000 drawings in five aspect ratios, two thirds of them with their subject at the places"
+        " that captions name; masks are boxes, ellipses and blobs at random, the subject's own"
+        " shape, a box around it, or everything.",
+        "700 steps more distil guidance: with and without the caption, the result of the steps"
+        " before gives the guided velocity that is to come out at once.",
     ),
     "openpose": Story(
         title="tiny-flux-openpose",
