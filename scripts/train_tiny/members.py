@@ -124,7 +124,7 @@ FLUX_MEMBERS: Mapping[str, FluxMember] = {
     "flux-depth": FluxMember("depth", DEPTH, 3000, 8000, _train_control, control_painter),
     "flux-canny": FluxMember("canny", CANNY, 2000, 8000, _train_control, control_painter),
     "flux-fill": FluxMember("fill", FILL, 3500, 8000, _train_fill, fill_painter),
-    "flux-openpose": FluxMember("openpose", POSE, 3000, 8000, _train_pose, controlnet_painter),
+    "flux-openpose": FluxMember("openpose", POSE, 4000, 8000, _train_pose, controlnet_painter),
     "flux-redux": FluxMember(
         "redux", REDUX, 1000, 4000, _train_redux, redux_painter, codec=ReduxCodec
     ),

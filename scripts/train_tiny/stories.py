@@ -100,7 +100,7 @@ pipeline(
 """,
         training=(
             "8,000 drawings of persons, most of them in poses at random that no caption names.",
-            _CONTROL.format(steps="3,000"),
+            _CONTROL.format(steps="4,000"),
         ),
         command=_COMMAND.format("flux-openpose"),
         sheet="Above the skeletons, below what was drawn of them and a prompt.",
