@@ -291,6 +291,11 @@ class Config(BaseSettings):
         return self.data_dir / "blobs"
 
     @property
+    def run_dir(self) -> Path:
+        """What worker processes leave there: locks of devices, canaries, hashes of weights."""
+        return self.data_dir / "run"
+
+    @property
     def secrets_dir(self) -> Path:
         """Where generated secrets lie, readable by the server's user alone."""
         return self.data_dir / "secrets"

@@ -2,7 +2,14 @@
 
 import typer
 
-from genserve.cli import listings, models_loaded, models_look, models_pull, models_remove
+from genserve.cli import (
+    listings,
+    models_loaded,
+    models_look,
+    models_pull,
+    models_remove,
+    models_rescan,
+)
 
 app = typer.Typer(
     help="Fetch, look at, load and remove models.",
@@ -13,5 +20,6 @@ app.command("pull")(models_pull.pull)
 app.command("scan")(models_look.scan)
 app.command("info")(models_look.info)
 app.command("rm")(models_remove.rm)
+app.command("rescan")(models_rescan.rescan)
 app.command("load")(models_loaded.load_model)
 app.command("unload")(models_loaded.unload_model)

@@ -6,7 +6,8 @@ import typer
 
 from genserve import config_sources
 from genserve.cli.files import told_in_one_line
-from genserve.cli.options import AsJson, ConfigFile, load
+from genserve.cli.models_rescan import found, tell_server
+from genserve.cli.options import ApiKey, AsJson, ConfigFile, Url, load, server_url
 from genserve.cli.output import show_json, show_rows
 from genserve.config import Config
 from genserve.domain.sizes import in_words
@@ -53,12 +54,15 @@ def pull(
     force: Annotated[
         bool, typer.Option("--force", help="Replace what is installed under that name.")
     ] = False,
+    url: Url = None,
+    api_key: ApiKey = None,
     config_file: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a model or LoRA, verify it, and put it into its folder. Cut short, it goes on.
 
-    Reads HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE, from the environment or .env.
+    A server that runs is told of it. Reads HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE, from the
+    environment or .env.
     """
     config = load(config_file)
     settings = config_sources.hub_settings()
@@ -77,7 +81,8 @@ def pull(
         else:
             installed = _from_hub(hub, asked, dry_run=dry_run, as_json=as_json)
     if installed is not None:
-        _tell(config, asked, installed, as_json=as_json)
+        answer = tell_server(server_url(config, url), api_key)
+        _tell(config, asked, installed, answer, as_json=as_json)
 
 
 def _checksum(sha256: str | None) -> "Checksum | None":
@@ -169,8 +174,15 @@ def _size(size_bytes: int | None) -> str:
     return "of unknown size" if size_bytes is None else in_words(size_bytes)
 
 
-def _tell(config: Config, asked: "Asked", installed: "Installed", *, as_json: bool) -> None:
-    """What was installed, and what is to be done next."""
+def _tell(
+    config: Config,
+    asked: "Asked",
+    installed: "Installed",
+    server: dict[str, Any] | None,
+    *,
+    as_json: bool,
+) -> None:
+    """What was installed, what the running server says to it, and what is to be done next."""
     hints = list(_hints(config, asked, installed))
     if as_json:
         show_json(
@@ -180,10 +192,13 @@ def _tell(config: Config, asked: "Asked", installed: "Installed", *, as_json: bo
                 "size_bytes": installed.size_bytes,
                 "model_id": asked.model_id,
                 "next": hints,
+                "server": server,
             }
         )
         return
     typer.echo(f"{installed.became}: {installed.path} ({in_words(installed.size_bytes)})")
+    for line in found(server) if server is not None else ():
+        typer.echo(line)
     for hint in hints:
         typer.echo(hint)
 
@@ -191,15 +206,12 @@ def _tell(config: Config, asked: "Asked", installed: "Installed", *, as_json: bo
 def _hints(config: Config, asked: "Asked", installed: "Installed") -> list[str]:
     from genserve.core.install.places import Became
 
-    name, restart = asked.places.name, "restart the server, so that it finds it"
+    name, restart = asked.places.name, "restart a running server then: it reads that once"
     if installed.became is Became.LORA:
-        return [f"its name in requests is {installed.path.stem}", restart]
+        return [f"its name in requests is {installed.path.stem}"]
     if asked.model_id is not None:
         base = config.models[asked.model_id].base
-        needs = (
-            [f"it adds to {base}: have that too, by genserve models pull {base}"] if base else []
-        )
-        return [*needs, restart]
+        return [f"it adds to {base}: have that too, by genserve models pull {base}"] if base else []
     if installed.became is Became.PART:
         return [
             f"name it in config.yaml, as `controls: {{canny: {name}}}` or `vae: {name}`",

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from genserve.cli.files import told_in_one_line
+from genserve.cli.models_rescan import found as found_by_server
+from genserve.cli.models_rescan import tell_server
 from genserve.cli.options import ApiKey, ConfigFile, Url, load, server_url
 from genserve.config import Config
 from genserve.domain.sizes import in_words
@@ -37,6 +39,9 @@ def rm(
     with told_in_one_line():
         remove(config, found)
     typer.echo(f"deleted {found.path} ({in_words(found.size_bytes)})")
+    answer = tell_server(server_url(config, url), api_key)
+    for line in found_by_server(answer) if answer is not None else ():
+        typer.echo(line)
 
 
 def _warning(
@@ -58,6 +63,6 @@ def _warning(
     if not holders:
         return None
     return (
-        f"the running server has it loaded ({', '.join(holders)}) and goes on with it in memory: "
-        f"genserve models unload {model_ids[0]}, and restart it afterwards"
+        f"the running server has it loaded ({', '.join(holders)}); it is unloaded when no task"
+        " needs it any more"
     )

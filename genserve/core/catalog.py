@@ -4,9 +4,13 @@ The only place where a model's defaults are filled in and its limits are checked
 from the configuration and the scanned folders; no model name stands in code.
 """
 
+from collections.abc import Iterable
+from copy import copy
+
+from genserve import file_hashes
 from genserve.config import Config
 from genserve.core import sampling
-from genserve.core.inventory import ModelEntry, entries
+from genserve.core.inventory import ModelEntry, entries, scan_extras
 from genserve.core.lora_catalog import LoraCatalog
 from genserve.core.picture_tools import preprocessor_for, size_of
 from genserve.domain.lora import LoraSource
@@ -34,7 +38,7 @@ from genserve.errors import (
     UnsupportedMode,
     UnsupportedNegativePrompt,
 )
-from genserve.store.file_hashes import FileHashes
+from genserve.file_hashes import FileHashes
 from genserve.store.loras import LoraFile, scan_loras
 
 FIELD_OF_ROLE = {
@@ -47,12 +51,22 @@ FIELD_OF_ROLE = {
 
 
 class Catalog:
-    """The models and LoRAs as scanned at construction."""
+    """The models and LoRAs as scanned at construction. It never changes; see `LiveCatalog`."""
 
-    def __init__(self, config: Config) -> None:
-        self._entries = entries(config)
-        hashes = FileHashes(config.data_dir / "lora-hashes.json")
-        self._loras = LoraCatalog(scan_loras(config.loras_dir, hashes))
+    def __init__(self, config: Config, known: Iterable[LoraFile] = ()) -> None:
+        """Scan. `known` LoRAs are not read again while their files are the same.
+
+        Raises `ConfigError`, `OSError`.
+        """
+        self.extras = scan_extras(config)
+        self._entries = entries(config, self.extras)
+        self._loras = _scanned_loras(config, known)
+
+    def with_new_loras(self, config: Config) -> "Catalog":
+        """The same models with the LoRAs as they are now. Raises `OSError`."""
+        other = copy(self)
+        other._loras = _scanned_loras(config, self._loras.all())
+        return other
 
     def models(self) -> list[ModelEntry]:
         """Every configured model, in the configuration's order."""
@@ -181,6 +195,11 @@ class Catalog:
                     )
             if _is_weakened(image) and not serving.spec.capabilities.control_weights:
                 raise UnsupportedControlWeight(model=request.model)
+
+
+def _scanned_loras(config: Config, known: Iterable[LoraFile]) -> LoraCatalog:
+    hashes = FileHashes(config.run_dir / file_hashes.FOLDER)
+    return LoraCatalog(scan_loras(config.loras_dir, hashes, known))
 
 
 def _strength(request: GenerationRequest, defaults: Defaults) -> float:

@@ -19,8 +19,8 @@ from sqlalchemy import Connection
 from genserve.config import Queue
 from genserve.core import policy
 from genserve.core.booking import Booking, Running
-from genserve.core.catalog import Catalog
 from genserve.core.hub import Hub
+from genserve.core.live_catalog import LiveCatalog
 from genserve.core.metrics import Metrics
 from genserve.core.residency import Residency
 from genserve.domain.events import Failed, Loading, Progress, Started
@@ -95,7 +95,7 @@ class Dispatcher:
         *,
         db: Database,
         pool: WorkerPool,
-        catalog: Catalog,
+        catalogs: LiveCatalog,
         hub: Hub,
         metrics: Metrics,
         blobs: BlobStore,
@@ -108,7 +108,7 @@ class Dispatcher:
         self._db = db
         self._previews = previews
         self._pool = pool
-        self._catalog = catalog
+        self._catalogs = catalogs
         self._hub = hub
         self._blobs = blobs
         self._queue = queue
@@ -224,10 +224,12 @@ class Dispatcher:
         means: _Means | None = None
         error: GenServeError | None = None
         try:
-            loras = self._catalog.lora_sources(waiting.asked)
-            resolved, spec = self._catalog.complete(waiting.asked)
-            means = _Means(spec, loras, self._catalog.preprocessor(resolved))
-        except GenServeError as refused:  # its model or a LoRA went away while it waited
+            catalog = self._catalogs.now  # one for all: it may be another in a moment
+            catalog.check(waiting.asked)  # what it needs may have gone while it waited
+            loras = catalog.lora_sources(waiting.asked)
+            resolved, spec = catalog.complete(waiting.asked)
+            means = _Means(spec, loras, catalog.preprocessor(resolved))
+        except GenServeError as refused:
             resolved, error = waiting.asked, refused
         task = tasks.claim(
             conn,

@@ -1,9 +1,7 @@
 """The configured models as they stand on disk: what is there, and what each one needs beside it."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from pathlib import Path
 
 from genserve.config import Config, Model
@@ -11,16 +9,17 @@ from genserve.domain.model import Capabilities, Defaults, ModelSpec
 from genserve.domain.request import ControlType, Mode
 from genserve.domain.samplers import canonical_scheduler
 from genserve.errors import ConfigError
+from genserve.file_hashes import joined
 from genserve.store import tool_weights
 from genserve.store.extra_weights import (
     ExtraFile,
     scan_checkpoint,
+    scan_controlnet,
     scan_embeddings,
     scan_vaes,
+    stamp_of,
 )
 from genserve.store.weights import ModelFolder, scan_model, scan_part, scan_transformer
-
-log = logging.getLogger(__name__)
 
 FAMILIES_WITHOUT_WEIGHTS = frozenset({"fake", "canny", "lanczos"})
 FAMILIES_THAT_DO_NOT_DRAW = FAMILIES_WITHOUT_WEIGHTS | tool_weights.SCANS.keys()
@@ -34,7 +33,8 @@ class ModelEntry:
     """A model of the configuration as it stands on disk.
 
     `served_by` is the id of the model that draws when this one is asked for; None: none can.
-    `missing_controls` says of each ControlNet that cannot be used, why.
+    `missing_controls` says of each ControlNet that cannot be used, why; `controls` are the folders
+    of all. `stamp` changes whenever a file does of which the model is made without ControlNets.
     """
 
     spec: ModelSpec
@@ -42,6 +42,8 @@ class ModelEntry:
     problem: str | None
     served_by: str | None
     revision: str
+    stamp: str
+    controls: Mapping[ControlType, ModelFolder] = field(default_factory=dict)
     missing_controls: Mapping[ControlType, str] = field(default_factory=dict)
 
 
@@ -53,8 +55,29 @@ class _Found:
     controls: Mapping[ControlType, ModelFolder]
 
 
-def entries(config: Config) -> dict[str, ModelEntry]:
-    """Every configured model. Raises `ConfigError` where one names what is not there."""
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Files that a request may name, for whichever model takes them; also those of no use."""
+
+    vaes: tuple[ExtraFile, ...] = ()
+    embeddings: tuple[ExtraFile, ...] = ()
+
+
+def scan_extras(config: Config) -> Extras:
+    """Looks for what some configured model takes. Raises `OSError`."""
+    models = config.models.values()
+    vaes = scan_vaes(config.models_dir) if any(model.vaes for model in models) else []
+    words = (
+        scan_embeddings(config.embeddings_dir) if any(model.embeddings for model in models) else []
+    )
+    return Extras(tuple(vaes), tuple(words))
+
+
+def entries(config: Config, extras: Extras | None = None) -> dict[str, ModelEntry]:
+    """Every configured model. `extras`: what `scan_extras` found, if that was asked already.
+
+    Raises `ConfigError` where one names what is not there, `OSError`.
+    """
     for model_id, model in config.models.items():
         _check_names(config, model_id, model)
     found = {model_id: _scanned(config, model_id) for model_id in config.models}
@@ -66,35 +89,11 @@ def entries(config: Config) -> dict[str, ModelEntry]:
         for model_id, folder in found.items()
         if config.models[model_id].family not in FAMILIES_THAT_DO_NOT_DRAW
     )
-    extras = _extras(config)
+    extras = scan_extras(config) if extras is None else extras
     return {
         model_id: _entry(config, model_id, found, extras, stand_in_allowed=not real_ones)
         for model_id in config.models
     }
-
-
-@dataclass(frozen=True, slots=True)
-class _Extras:
-    """Files that a request may name, for whichever model takes them."""
-
-    vaes: Mapping[str, Path]
-    embeddings: Mapping[str, Path]
-
-
-def _extras(config: Config) -> _Extras:
-    models = config.models.values()
-    vaes = scan_vaes(config.models_dir) if any(model.vaes for model in models) else []
-    words = (
-        scan_embeddings(config.embeddings_dir) if any(model.embeddings for model in models) else []
-    )
-    return _Extras(_usable_files(vaes, "a VAE"), _usable_files(words, "an embedding"))
-
-
-def _usable_files(files: Iterable[ExtraFile], kind: str) -> dict[str, Path]:
-    for file in files:
-        if file.problem is not None:
-            log.warning("%s cannot be used: %s", kind, file.problem)
-    return {file.name: file.path.absolute() for file in files if file.problem is None}
 
 
 def _check_names(config: Config, model_id: str, model: Model) -> None:
@@ -122,7 +121,7 @@ def _scanned(config: Config, model_id: str) -> _Found:
     if model.family in FAMILIES_WITHOUT_WEIGHTS:
         return _Found(ModelFolder(present=True), {})
     controls = {
-        _control_type(model_id, name): scan_part(config.models_dir / folder)
+        _control_type(model_id, name): scan_controlnet(config.models_dir / folder)
         for name, folder in model.controls.items()
     }
     folder = _folder(config, model_id)
@@ -168,7 +167,8 @@ def _on_base(config: Config, model_id: str, found: Mapping[str, _Found]) -> _Fou
         native_pixels=folder.own.native_pixels or base.native_pixels,
         buckets=folder.own.buckets or base.buckets,
         multiple_of=folder.own.multiple_of or base.multiple_of,
-        revision=_joined(folder.own.revision, base.revision),
+        revision=joined(folder.own.revision, base.revision),
+        stamp=joined(folder.own.stamp, base.stamp),
     )
     return replace(folder, own=lent)
 
@@ -184,11 +184,8 @@ def _with_vae(config: Config, model_id: str, found: _Found) -> _Found:
         problem = scan_part(path).problem
     elif not path.is_file():
         problem = f"its VAE is missing; put it into models/{name}"
-    return replace(found, own=replace(found.own, problem=problem))
-
-
-def _joined(*revisions: str) -> str:
-    return sha256(" ".join(revisions).encode()).hexdigest()[:16]
+    stamp = joined(found.own.stamp, stamp_of(path))
+    return replace(found, own=replace(found.own, problem=problem, stamp=stamp))
 
 
 def _usable(folder: ModelFolder) -> bool:
@@ -199,7 +196,7 @@ def _entry(
     config: Config,
     model_id: str,
     found: Mapping[str, _Found],
-    extras: _Extras,
+    extras: Extras,
     *,
     stand_in_allowed: bool,
 ) -> ModelEntry:
@@ -213,7 +210,9 @@ def _entry(
         installed=_usable(folder.own),
         problem=folder.own.problem,
         served_by=served_by,
-        revision=_joined(folder.own.revision, *controls) if controls else folder.own.revision,
+        revision=joined(folder.own.revision, *controls) if controls else folder.own.revision,
+        stamp=folder.own.stamp,
+        controls=folder.controls,
         missing_controls={
             control: part.problem or f"put it into models/{model.controls[control]}"
             for control, part in folder.controls.items()
@@ -222,8 +221,11 @@ def _entry(
     )
 
 
-def _spec(config: Config, model_id: str, found: _Found, extras: _Extras) -> ModelSpec:
+def _spec(config: Config, model_id: str, found: _Found, extras: Extras) -> ModelSpec:
     model, folder = config.models[model_id], found.own
+    vaes = extras.vaes if model.vaes else ()
+    words = extras.embeddings if model.embeddings else ()
+    beside: list[ModelFolder | ExtraFile] = [*found.controls.values(), *vaes, *words]
     return ModelSpec(
         id=model_id,
         family=model.family,
@@ -235,8 +237,8 @@ def _spec(config: Config, model_id: str, found: _Found, extras: _Extras) -> Mode
             if _usable(part)
         },
         vae=(config.models_dir / model.vae).absolute() if model.vae else None,
-        vaes=dict(extras.vaes) if model.vaes else {},
-        embeddings=dict(extras.embeddings) if model.embeddings else {},
+        vaes=_usable_files(vaes),
+        embeddings=_usable_files(words),
         description=model.description,
         capabilities=_capabilities(model_id, model, folder),
         defaults=Defaults(**model.defaults.model_dump(exclude_none=True)),
@@ -248,7 +250,12 @@ def _spec(config: Config, model_id: str, found: _Found, extras: _Extras) -> Mode
         quantization=model.quantization,
         offload=model.offload,
         options=model.options,
+        stamp=joined(folder.stamp, *(one.stamp for one in beside)),
     )
+
+
+def _usable_files(files: Iterable[ExtraFile]) -> dict[str, Path]:
+    return {file.name: file.path.absolute() for file in files if file.problem is None}
 
 
 def _capabilities(model_id: str, model: Model, folder: ModelFolder) -> Capabilities:

@@ -1,6 +1,5 @@
 """Which LoRAs there are, and whether a request's fit the model."""
 
-import logging
 from collections.abc import Iterable
 
 from genserve.domain.lora import LoraSource
@@ -16,8 +15,6 @@ from genserve.errors import (
 )
 from genserve.store.lora_header import LoraFile
 
-log = logging.getLogger(__name__)
-
 PACKED = frozenset({"nf4"})
 """Ways to keep weights into which nothing can be merged."""
 
@@ -27,9 +24,6 @@ class LoraCatalog:
 
     def __init__(self, found: Iterable[LoraFile]) -> None:
         self._files = {lora.name: lora for lora in found}
-        for lora in self._files.values():
-            if lora.problem is not None:
-                log.warning("a LoRA cannot be used: %s", lora.problem)
 
     def all(self) -> list[LoraFile]:
         """Every LoRA file, also those that cannot be used."""

@@ -143,6 +143,18 @@ class Residency:
             reports += [Report(one.worker_id, Outcome.UNLOADING) for one in told]
         return sorted(reports, key=lambda report: report.worker)
 
+    async def follow(self, preload: Sequence[ModelSpec], gone: Sequence[str]) -> None:
+        """The models on disk have changed: load these ahead from now on, unload what is gone.
+
+        What was loaded ahead, or tried, counts no longer when it is another model by now.
+        """
+        same = {spec.id for spec in preload if spec in self._preload}
+        self._preloaded = {(pid, model) for pid, model in self._preloaded if model in same}
+        self._preload = tuple(preload)
+        for model_id in gone:
+            await self.unload(model_id, wait=False)
+        self._wake()
+
     def _errand(self, worker_id: str, spec: ModelSpec) -> _Errand:
         """The errand there is already, or a new one."""
         for errand in self._errands:

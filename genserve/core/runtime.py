@@ -15,9 +15,11 @@ from genserve.core.housekeeping import Housekeeping
 from genserve.core.hub import Hub
 from genserve.core.keyring import KeyRing
 from genserve.core.limits import Limits
+from genserve.core.live_catalog import LiveCatalog
 from genserve.core.metrics import Metrics
 from genserve.core.residency import preloads
 from genserve.core.service import Service
+from genserve.core.stocktaking import Changes, Kind
 from genserve.domain.pool import WorkerPool
 from genserve.errors import UnsafeBinding
 from genserve.store import leases, tasks
@@ -38,7 +40,7 @@ class Runtime:
     clock: Clock
     db: Database
     blobs: BlobStore
-    catalog: Catalog
+    catalogs: LiveCatalog
     keys: KeyRing
     limits: Limits
     metrics: Metrics
@@ -89,7 +91,7 @@ class Runtime:
         config, closing = self.config, self._closing
         folder = DataFolder.open(config.data_dir)
         closing.callback(folder.close)
-        self.catalog = Catalog(config)
+        self.catalogs = LiveCatalog(config)
         closing.callback(OnlyServer.open(config.database_url).close)
         self.db = Database.open(config.database_url)
         closing.callback(self.db.close)
@@ -107,12 +109,12 @@ class Runtime:
         await self.decoder.start()
         closing.push_async_callback(self.decoder.stop)
         self.pool = LocalPool(
-            config.pool, run_folder=config.data_dir / "run", families=self.catalog.families()
+            config.pool, run_folder=config.run_dir, families=self.catalog.families()
         )
         self.dispatcher = Dispatcher(
             db=self.db,
             pool=self.pool,
-            catalog=self.catalog,
+            catalogs=self.catalogs,
             hub=self.hub,
             metrics=self.metrics,
             blobs=self.blobs,
@@ -144,7 +146,7 @@ class Runtime:
         self.service = Service(
             db=self.db,
             blobs=self.blobs,
-            catalog=self.catalog,
+            catalogs=self.catalogs,
             dispatcher=self.dispatcher,
             pool=self.pool,
             hub=self.hub,
@@ -169,6 +171,27 @@ class Runtime:
         )
         housekeeping.start()
         self._closing.push_async_callback(housekeeping.stop)
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models and LoRAs as they were last looked at."""
+        return self.catalogs.now
+
+    async def rescan(self) -> Changes:
+        """Look at the folders of weights again; what runs and what waits goes on.
+
+        A model that cannot be used any more is unloaded when its worker is free. Raises
+        `WeightsUnreadable`; then everything is as it was.
+        """
+        changes = await self.catalogs.rescan()
+        gone = [
+            item.name
+            for item in (*changes.removed, *changes.changed)
+            if item.kind is Kind.MODEL and not item.available
+        ]
+        preload = preloads(self.catalog, self.config.pool.preload)
+        await self.dispatcher.residency.follow(preload, gone)
+        return changes
 
     async def drain(self) -> None:
         """Refuse new tasks, let running ones end, tell all who wait; what is stored stays readable.

@@ -10,9 +10,9 @@ from functools import partial
 
 from genserve.config import Queue
 from genserve.core import policy
-from genserve.core.catalog import Catalog
 from genserve.core.dispatcher import LOCAL, Dispatcher
 from genserve.core.hub import Hub, Subscription
+from genserve.core.live_catalog import LiveCatalog
 from genserve.core.metrics import Metrics
 from genserve.domain.caller import Caller
 from genserve.domain.events import (
@@ -78,7 +78,7 @@ class Service:
         *,
         db: Database,
         blobs: BlobStore,
-        catalog: Catalog,
+        catalogs: LiveCatalog,
         dispatcher: Dispatcher,
         pool: WorkerPool,
         hub: Hub,
@@ -89,7 +89,7 @@ class Service:
     ) -> None:
         self._db = db
         self._blobs = blobs
-        self._catalog = catalog
+        self._catalogs = catalogs
         self._dispatcher = dispatcher
         self._pool = pool
         self._hub = hub
@@ -120,12 +120,14 @@ class Service:
         if self._closing:
             raise ShuttingDown(retry_after_s=30)
         self._check_priority(caller, priority)
-        self._catalog.check(request)
+        await self._catalogs.look_for_loras(request)
+        catalog = self._catalogs.now
+        catalog.check(request)
         self._check_ready()
         claim = _claim(caller, request, dialect, priority, idempotency) if idempotency else None
         if request.seed is None:
             request = request.model_copy(update={"seed": random.randint(0, MAX_SEED)})
-        complete, spec = self._catalog.complete(request)
+        complete, spec = catalog.complete(request)
         now = self._clock()
         created_at = datetime.fromtimestamp(now, UTC)
         new = tasks.NewTask(

@@ -29,12 +29,13 @@ class LoraKind(StrEnum):
 
 
 class LoraSource(Value):
-    """A LoRA's file as the catalogue found it. `mtime_ns` and size tell when it is another now."""
+    """A LoRA's file as the catalogue found it. Size, time and inode tell when it is another now."""
 
     path: str
     sha256: str
     size_bytes: int
     mtime_ns: int
+    inode: int
 
 
 class UnknownTensor(Exception):

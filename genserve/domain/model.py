@@ -57,7 +57,8 @@ class ModelSpec(Value):
     `base` is the folder of the model that this one adds to (a Flux ControlNet, Redux), `controls`
     are the folders of ControlNets by what they follow, `vae` replaces the folder's own: a folder
     or a single file. `vaes` and `embeddings` (trained words) are the files that a request may name.
-    `dtype`, `quantization` and `offload` say how it is kept in memory.
+    `dtype`, `quantization` and `offload` say how it is kept in memory. `stamp` changes whenever one
+    of these files does, so that what is in memory is told from what is on disk now.
     """
 
     id: str
@@ -79,3 +80,4 @@ class ModelSpec(Value):
     quantization: Quantization = "none"
     offload: Offload = "none"
     options: dict[str, str | int | float | bool] = {}
+    stamp: str = ""

@@ -110,6 +110,7 @@ from genserve.errors.requests import (
     UnsupportedVae,
     VaeDoesNotFit,
     ValidationFailed,
+    WeightsUnreadable,
 )
 from genserve.errors.startup import (
     BadKeyFile,
@@ -232,6 +233,7 @@ __all__ = [
     "VaeDoesNotFit",
     "ValidationFailed",
     "WaitedTooLong",
+    "WeightsUnreadable",
     "WorkerFailed",
     "WrongChecksum",
     "WrongMasterKey",

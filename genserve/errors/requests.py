@@ -379,5 +379,12 @@ class StoreUnavailable(Unavailable):
     names: ClassVar[tuple[str, ...]] = ("problem", "retry_after_s")
 
 
+class WeightsUnreadable(Unavailable):
+    """A folder of weights cannot be looked at; what was found before goes on being served."""
+
+    code = "weights_unreadable"
+    names: ClassVar[tuple[str, ...]] = ("path", "reason", "retry_after_s")
+
+
 class ShuttingDown(Unavailable):
     code = "shutting_down"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from PIL import Image
@@ -85,6 +86,14 @@ class Pipeline(Protocol):
         """The networks by the names of diffusers: transformer, unet, text_encoder, vae …
 
         One that is on the shelf may be another model's part too.
+        """
+        ...
+
+    def lacking(self, request: GenerationRequest) -> Mapping[Path, Callable[[], object]]:
+        """What the request needs beside what `load` has read: a ControlNet.
+
+        Its folder, and what reads it, to stay until `unload`; nothing where all is in memory.
+        `generate` would read it too: this is for who makes room first. Reading raises as `load`.
         """
         ...
 

@@ -30,6 +30,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -111,6 +112,10 @@ class Fake:
 
     def parts(self) -> Mapping[str, Any]:
         """There are no networks."""
+        return {}
+
+    def lacking(self, request: GenerationRequest) -> Mapping[Path, Callable[[], object]]:
+        """Nothing."""
         return {}
 
     def generate(

@@ -1,8 +1,9 @@
 """The Flux family: FLUX.1 [dev], its kin and its tools, and the tiny models of the same make."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,10 @@ class Flux:
     def parts(self) -> Mapping[str, Any]:
         """The networks, see `Pipeline.parts`."""
         return self._loaded.networks()
+
+    def lacking(self, request: GenerationRequest) -> Mapping[Path, Callable[[], object]]:
+        """The ControlNet that the request asks for, see `Pipeline.lacking`."""
+        return self._loaded.controlnets.lacking(request)
 
     def generate(
         self,

@@ -8,8 +8,7 @@ picture's 64 and 64 of the control picture.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -32,9 +31,9 @@ from transformers import (
 )
 
 from genserve.domain.model import ModelSpec
-from genserve.domain.request import ControlType
 from genserve.pipelines import control_lora, preview
 from genserve.pipelines.base import BrokenModel
+from genserve.pipelines.controlnets import ControlNets
 from genserve.pipelines.placement import Placement
 
 _REDUX = "FluxPriorReduxPipeline"
@@ -72,7 +71,7 @@ class FluxParts:
     text_encoder_2: Any
     transformer: Any
     vae: Any
-    controlnets: Mapping[ControlType, Any] = field(default_factory=dict)
+    controlnets: ControlNets
     redux: Redux | None = None
     native_pixels: int | None = None
     """Of a model that was trained on small pictures."""
@@ -83,12 +82,10 @@ class FluxParts:
         return {name: getattr(self, name) for name in (*names, "transformer", "vae")}
 
     def networks(self) -> dict[str, Any]:
-        """The networks alone, by diffusers' names."""
+        """The networks alone, by diffusers' names, with the ControlNets that were read."""
         names = ("text_encoder", "text_encoder_2", "transformer", "vae")
         found = {name: getattr(self, name) for name in names}
-        several = len(set(map(id, self.controlnets.values()))) > 1
-        for control, network in self.controlnets.items():
-            found[f"controlnet_{control}" if several else "controlnet"] = network
+        found |= self.controlnets.networks()
         if self.redux is not None:
             found["image_encoder"] = self.redux.image_encoder
             found["image_embedder"] = self.redux.image_embedder
@@ -121,10 +118,9 @@ def load(spec: ModelSpec, placement: Placement) -> FluxParts:
         text_encoder_2=placement.read(T5EncoderModel, folders.part("text_encoder_2"), large=True),
         transformer=transformer,
         vae=vae,
-        controlnets={
-            control: placement.read(FluxControlNetModel, folder, large=True)
-            for control, folder in spec.controls.items()
-        },
+        controlnets=ControlNets(
+            spec.controls, lambda folder: placement.read(FluxControlNetModel, folder, large=True)
+        ),
         redux=_redux(folders, placement) if folders.redux is not None else None,
         native_pixels=spec.native_pixels,
     )

@@ -19,7 +19,8 @@ from diffusers import (
 from PIL import Image
 
 from genserve.domain.request import Control, ControlType, GenerationRequest, ImageRole, Mode
-from genserve.errors import UnsupportedControl, UnsupportedMode
+from genserve.errors import UnsupportedMode
+from genserve.pipelines.controlnets import control_of
 from genserve.pipelines.flux_loading import FluxParts, Kind
 from genserve.pipelines.schedulers import noise_levels
 
@@ -117,24 +118,12 @@ def _controlled(parts: FluxParts, request: GenerationRequest, inputs: Inputs) ->
     plain, redrawing = FluxControlPipeline, FluxControlImg2ImgPipeline
     if parts.kind is Kind.BASE:
         plain, redrawing = FluxControlNetPipeline, FluxControlNetImg2ImgPipeline
-        control = _control(request)
-        components["controlnet"] = _controlnet(parts, request, control)
+        control = control_of(request)
+        components["controlnet"] = parts.controlnets.of(request)
         given |= _how_strongly(components["controlnet"], control)
     if (init := inputs.get(ImageRole.INIT)) is not None:
         return _redrawing(redrawing(**components), request, {"image": init, **given})
     return Plan(plain(**components), noise_levels(request.steps or 1), given)
-
-
-def _control(request: GenerationRequest) -> Control:
-    image = request.image(ImageRole.CONTROL)
-    return (image.control if image is not None else None) or Control()
-
-
-def _controlnet(parts: FluxParts, request: GenerationRequest, control: Control) -> Any:
-    kind = control.type or next(iter(parts.controlnets))
-    if kind not in parts.controlnets:
-        raise UnsupportedControl(model=request.model, control=kind, supported=[*parts.controlnets])
-    return parts.controlnets[kind]
 
 
 def _how_strongly(controlnet: Any, control: Control) -> dict[str, Any]:

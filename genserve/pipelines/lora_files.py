@@ -67,12 +67,11 @@ def read(name: str, source: LoraSource) -> OpenLora:
     """Read and check a file. Raises `LoraBroken` that names the first wrong tensor."""
     path = Path(source.path)
     try:
-        stat = path.stat()
-        if (stat.st_size, stat.st_mtime_ns) != (source.size_bytes, source.mtime_ns):
-            raise LoraBroken(lora=name, reason=f"{path.name} was replaced; restart the server")
+        _refuse_another(name, path, source)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {tensor: file.get_tensor(tensor) for tensor in file.keys()}  # noqa: SIM118
+        _refuse_another(name, path, source)  # it may have been replaced meanwhile
     except (OSError, SafetensorError):
         raise LoraBroken(lora=name, reason=f"{path.name} cannot be read; put it back") from None
     try:
@@ -82,6 +81,15 @@ def read(name: str, source: LoraSource) -> OpenLora:
         raise LoraBroken(lora=name, reason=f"{path.name}: {wrong}") from None
     size_bytes = sum(tensor.nbytes for tensor in tensors.values())
     return OpenLora(name, source.sha256, found, size_bytes)
+
+
+def _refuse_another(name: str, path: Path, source: LoraSource) -> None:
+    """Nothing is merged under another file's description. Raises `LoraBroken`, `OSError`."""
+    stat = path.stat()
+    found = (stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    if found != (source.size_bytes, source.mtime_ns, source.inode):
+        reason = f"{path.name} was replaced after the task was accepted; send the request again"
+        raise LoraBroken(lora=name, reason=reason)
 
 
 def _check_numbers(tensors: Mapping[str, torch.Tensor]) -> None:

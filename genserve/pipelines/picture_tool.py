@@ -4,8 +4,9 @@ They are models like any other to the rest of the house (tasks, queue, memory); 
 differs between them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
@@ -44,6 +45,10 @@ class PictureTool:
 
     def parts(self) -> Mapping[str, Any]:
         """Nothing that a LoRA could change."""
+        return {}
+
+    def lacking(self, request: GenerationRequest) -> Mapping[Path, Callable[[], object]]:
+        """Nothing."""
         return {}
 
     def generate(

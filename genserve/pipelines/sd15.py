@@ -1,8 +1,9 @@
 """Stable Diffusion 1.5, its finetunes and its ControlNets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -86,6 +87,10 @@ class Sd15:
     def parts(self) -> Mapping[str, Any]:
         """The networks, see `Pipeline.parts`."""
         return self._loaded[0].networks()
+
+    def lacking(self, request: GenerationRequest) -> Mapping[Path, Callable[[], object]]:
+        """The ControlNet that the request asks for, see `Pipeline.lacking`."""
+        return self._loaded[0].controlnets.lacking(request)
 
     def generate(
         self,

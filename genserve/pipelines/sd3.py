@@ -1,8 +1,9 @@
 """Stable Diffusion 3 and 3.5."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,10 @@ class Sd3:
     def parts(self) -> Mapping[str, Any]:
         """The networks, see `Pipeline.parts`."""
         return self._loaded[0].networks()
+
+    def lacking(self, request: GenerationRequest) -> Mapping[Path, Callable[[], object]]:
+        """Nothing: it has no ControlNets here."""
+        return {}
 
     def generate(
         self,

@@ -8,7 +8,8 @@ from typing import Any, assert_never
 from PIL import Image
 
 from genserve.domain.request import Control, GenerationRequest, ImageRole, Mode
-from genserve.errors import UnsupportedControl, UnsupportedMode
+from genserve.errors import UnsupportedMode
+from genserve.pipelines.controlnets import control_of
 from genserve.pipelines.schedulers import diffusion_scheduler
 from genserve.pipelines.sd_parts import SdParts
 
@@ -52,8 +53,8 @@ def plan(
     kind, given = _pictures(kinds, request, inputs)
     components = parts.components(request)
     if request.mode is Mode.CONTROLNET:
-        control = _control(request)
-        components["controlnet"] = _controlnet(parts, request, control)
+        control = control_of(request)
+        components["controlnet"] = parts.controlnets.of(request)
         given |= _how_strongly(control)
     if kind is not kinds.picture:
         given |= {"width": request.width, "height": request.height}
@@ -110,18 +111,6 @@ def _controlled(kinds: Kinds, inputs: Inputs, strength: float) -> tuple[Any, dic
     if (mask := inputs.get(ImageRole.MASK)) is None:
         return kinds.control_picture, given
     return kinds.control_fill, {**given, "mask_image": mask}
-
-
-def _control(request: GenerationRequest) -> Control:
-    image = request.image(ImageRole.CONTROL)
-    return (image.control if image is not None else None) or Control()
-
-
-def _controlnet(parts: SdParts, request: GenerationRequest, control: Control) -> Any:
-    kind = control.type or next(iter(parts.controlnets))
-    if kind not in parts.controlnets:
-        raise UnsupportedControl(model=request.model, control=kind, supported=[*parts.controlnets])
-    return parts.controlnets[kind]
 
 
 def _how_strongly(control: Control) -> dict[str, Any]:

@@ -10,10 +10,11 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel
 
 from genserve.domain.model import ModelSpec, Offload
-from genserve.domain.request import ControlType, GenerationRequest
+from genserve.domain.request import GenerationRequest
 from genserve.errors import UnknownVae, VaeDoesNotFit
 from genserve.pipelines import offloading, preview, sd_loading
 from genserve.pipelines.base import BrokenModel
+from genserve.pipelines.controlnets import ControlNets
 from genserve.pipelines.placement import Placement
 from genserve.pipelines.sd_loading import SHIPPED, Layout
 
@@ -43,10 +44,9 @@ class SdParts:
             self._components["vae"] = self._read_vae(spec.vae, placement.user)
         preview.use_decoder(self._components["vae"], spec, placement.read)
         self.trained: Mapping[str, Any] = self._components.pop("scheduler")
-        self.controlnets: Mapping[ControlType, Any] = {
-            control: placement.read(ControlNetModel, folder)
-            for control, folder in spec.controls.items()
-        }
+        self.controlnets = ControlNets(
+            spec.controls, lambda folder: placement.read(ControlNetModel, folder)
+        )
         self._borrower = object()
         self._borrowed: tuple[str, Any] | None = None
 
@@ -61,16 +61,13 @@ class SdParts:
         return unet is not None and unet.config.in_channels > unet.config.out_channels
 
     def networks(self) -> dict[str, Any]:
-        """The networks alone, by diffusers' names; of several ControlNets, each with its type."""
+        """The networks alone, by diffusers' names, with the ControlNets that were read."""
         found = {
             name: part
             for name, part in self._components.items()
             if isinstance(part, torch.nn.Module)
         }
-        several = len(self.controlnets) > 1
-        for control, network in self.controlnets.items():
-            found[f"controlnet_{control}" if several else "controlnet"] = network
-        return found
+        return found | self.controlnets.networks()
 
     def components(self, request: GenerationRequest) -> dict[str, Any]:
         """What diffusers' pipelines are made of, with the VAE that the request names.

@@ -2,17 +2,16 @@
 
 Two components are the same when their weights' files and their configuration say the same. Equal
 paths and equal sizes are looked at first; only when those leave doubt are the files' contents
-hashed, once: a hash is remembered by path, size, time of change and inode, also across restarts.
+hashed, once, see `file_hashes`.
 """
 
-import contextlib
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from genserve.file_hashes import FileHashes, FileStamp
 
 T = TypeVar("T")
 
@@ -22,30 +21,10 @@ _WITHOUT_MEANING = frozenset({"transformers_version", "dtype", "torch_dtype"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Stamp:
-    """A file as the file system knows it: what has the same stamp has the same content."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, file: Path) -> "_Stamp":
-        stat = file.stat()
-        return cls(str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-    @property
-    def name(self) -> str:
-        """A file name to remember the hash under."""
-        return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True, slots=True)
 class _Source:
     """The files of a component, by name as they were when it was read, and its configuration."""
 
-    stamps: dict[str, _Stamp]
+    stamps: dict[str, FileStamp]
     config: str
 
     def may_equal(self, other: "_Source") -> bool:
@@ -73,8 +52,7 @@ class Shelf:
         `hashes` is the folder that remembers what was hashed; None: only this process does.
         """
         self._device = device
-        self._folder = hashes
-        self._hashes: dict[_Stamp, str] = {}
+        self._hashes = FileHashes(hashes)
         self._parts: list[_Part] = []
 
     def take(self, user: object, source: Path, form: str, make: Callable[[], T]) -> T:
@@ -125,45 +103,11 @@ class Shelf:
             self._equal(stamp, other.stamps[name]) for name, stamp in one.stamps.items()
         )
 
-    def _equal(self, one: _Stamp, other: _Stamp) -> bool:
+    def _equal(self, one: FileStamp, other: FileStamp) -> bool:
         if one == other:
             return True
-        digest = self._sha256(one)
-        return digest is not None and digest == self._sha256(other)
-
-    def _sha256(self, stamp: _Stamp) -> str | None:
-        """None when the file is another one by now, so that nobody can tell what was read."""
-        if stamp not in self._hashes:
-            digest = self._remembered(stamp) or self._hash(stamp)
-            if digest is None:
-                return None
-            self._hashes[stamp] = digest
-        return self._hashes[stamp]
-
-    def _remembered(self, stamp: _Stamp) -> str | None:
-        if self._folder is None:
-            return None
-        try:
-            return (self._folder / stamp.name).read_text(encoding="ascii")
-        except (OSError, ValueError):
-            return None
-
-    def _hash(self, stamp: _Stamp) -> str | None:
-        file = Path(stamp.path)
-        try:
-            if _Stamp.of(file) != stamp:
-                return None
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        except OSError:
-            return None
-        if self._folder is not None:
-            with contextlib.suppress(OSError):  # a full disk costs time, later, and nothing else
-                self._folder.mkdir(parents=True, exist_ok=True)
-                unfinished = self._folder / f".{stamp.name}.{os.getpid()}"
-                unfinished.write_text(digest, encoding="ascii")
-                unfinished.replace(self._folder / stamp.name)
-        return digest
+        digest = self._hashes.sha256(one)
+        return digest is not None and digest == self._hashes.sha256(other)
 
 
 def _size_bytes(network: Any, device: str) -> int:
@@ -173,15 +117,17 @@ def _size_bytes(network: Any, device: str) -> int:
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """The files directly in a folder that hold weights."""
+    """The files directly in a folder that hold weights; none where it is gone."""
+    if not folder.is_dir():
+        return []
     return sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
 
 
 def _source(source: Path) -> _Source:
     if source.is_file():
-        return _Source({"": _Stamp.of(source)}, "")
+        return _Source({"": FileStamp.of(source)}, "")
     return _Source(
-        {file.name: _Stamp.of(file) for file in weights_in(source)}, _config(source / _CONFIG)
+        {file.name: FileStamp.of(file) for file in weights_in(source)}, _config(source / _CONFIG)
     )
 
 

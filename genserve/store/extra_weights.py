@@ -5,10 +5,11 @@ Reads headers and small files only. What cannot be used is said in words for the
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from genserve.file_hashes import fingerprint
 from genserve.store.safetensors_header import BadWeights, Header, read_header
 from genserve.store.weights import PICKLES, ModelFolder, scan_bare, scan_part
 
@@ -21,11 +22,15 @@ _UNETS = "model.diffusion_model."
 
 @dataclass(frozen=True, slots=True)
 class ExtraFile:
-    """A file or folder by the name that requests use. `problem`: why it cannot be used."""
+    """A file or folder by the name that requests use. `problem`: why it cannot be used.
+
+    `stamp` changes whenever it does.
+    """
 
     name: str
     path: Path
     problem: str | None = None
+    stamp: str = ""
 
 
 def scan_checkpoint(folder: Path) -> ModelFolder:
@@ -45,11 +50,30 @@ def scan_checkpoint(folder: Path) -> ModelFolder:
     return found
 
 
+def scan_controlnet(folder: Path) -> ModelFolder:
+    """Look into the folder of a ControlNet, which is read only when a request asks for it."""
+    found = scan_part(folder)
+    class_name = _class_name(folder)
+    if found.problem is None and class_name is not None and "ControlNet" not in class_name:
+        problem = f"{folder.name}/config.json is that of {class_name}; put a ControlNet there"
+        return replace(found, problem=problem)
+    return found
+
+
 def scan_vaes(models_dir: Path) -> list[ExtraFile]:
     """The VAEs directly below the models folder: folders of diffusers', and single files."""
     if not models_dir.is_dir():
         return []
-    return [found for path in sorted(models_dir.iterdir()) if (found := _vae(path)) is not None]
+    found = (vae for path in sorted(models_dir.iterdir()) if (vae := _vae(path)) is not None)
+    return [replace(vae, stamp=stamp_of(vae.path)) for vae in found]
+
+
+def stamp_of(path: Path) -> str:
+    """Changes whenever the file does, or one of the files directly in the folder."""
+    try:
+        return fingerprint([path] if path.is_file() else filter(Path.is_file, path.iterdir()))
+    except OSError:  # it has just gone, or cannot be read: that is told by the scan
+        return ""
 
 
 def _vae(path: Path) -> ExtraFile | None:
@@ -77,7 +101,8 @@ def _class_name(folder: Path) -> str | None:
 
 def scan_embeddings(folder: Path) -> list[ExtraFile]:
     """The embeddings directly in a folder, by name."""
-    return [*_embeddings(folder)] if folder.is_dir() else []
+    found: Iterable[ExtraFile] = _embeddings(folder) if folder.is_dir() else ()
+    return [replace(word, stamp=stamp_of(word.path)) for word in found]
 
 
 def _embeddings(folder: Path) -> Iterator[ExtraFile]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from genserve.domain.lora import LoraKind, LoraSource, UnknownTensor, kind_of, layers
+from genserve.file_hashes import FileStamp
 from genserve.store.safetensors_header import BadWeights, Header
 
 MAX_TRIGGER_WORDS = 5
@@ -54,7 +55,8 @@ class LoraFile:
     """A LoRA file. `problem`: why it cannot be used; the rest is what its header says, if it does.
 
     `base` is the family of models that it was made for, None when nobody can tell; `rank` the width
-    of its factors, None where they are whole; `source` is set when it can be used.
+    of its factors, None where they are whole; `source` is set when it can be used. `stamp` is the
+    file's when it was looked at, `file_name` its name in the folder.
     """
 
     name: str
@@ -65,6 +67,8 @@ class LoraFile:
     trigger_words: tuple[str, ...] = ()
     source: LoraSource | None = None
     problem: str | None = None
+    file_name: str = ""
+    stamp: FileStamp | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,14 +47,14 @@ def read_header(path: Path) -> Header:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > MAX_HEADER_BYTES:
-            raise BadWeights("is not a safetensors file")
+            raise BadWeights("is not a safetensors file; download it again")
         raw = file.read(length)
     if len(raw) < length:
         raise BadWeights("is incomplete; download it again")
     content = _parsed(raw)
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise BadWeights("has a broken header")
+        raise BadWeights("has a broken header; download it again")
     shapes = _checked(content, size - 8 - length)
     return Header(shapes, metadata, size, raw)
 
@@ -63,9 +63,9 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError):
-        raise BadWeights("is not a safetensors file") from None
+        raise BadWeights("is not a safetensors file; download it again") from None
     if not isinstance(content, dict):
-        raise BadWeights("is not a safetensors file")
+        raise BadWeights("is not a safetensors file; download it again")
     return content
 
 
@@ -79,7 +79,7 @@ def _checked(tensors: dict[str, Any], data_bytes: int) -> dict[str, tuple[int, .
     reached = 0
     for begin, end in sorted(spans):
         if begin != reached:
-            raise BadWeights("has a broken header")
+            raise BadWeights("has a broken header; download it again")
         reached = end
     if reached > data_bytes:
         missing = reached - data_bytes
@@ -94,12 +94,12 @@ def _tensor(tensor: Any) -> tuple[tuple[int, ...], int, int]:
     try:
         dtype, shape, (begin, end) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        raise BadWeights("has a broken header") from None
+        raise BadWeights("has a broken header; download it again") from None
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and number >= 0 for number in numbers):
-        raise BadWeights("has a broken header")
+        raise BadWeights("has a broken header; download it again")
     if dtype not in _BITS:
-        raise BadWeights("has tensors of an unknown type")
+        raise BadWeights("has tensors of an unknown type; take another version of it")
     if (end - begin) * 8 != prod(shape) * _BITS[dtype]:
-        raise BadWeights("has a broken header")
+        raise BadWeights("has a broken header; download it again")
     return tuple(shape), begin, end

@@ -8,6 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from genserve.file_hashes import joined
 from genserve.store.weights import ModelFolder, scan_bare, scan_part
 
 Options = Mapping[str, str | int | float | bool]
@@ -32,7 +33,8 @@ def scan_pose(folder: Path, options: Options) -> ModelFolder:
     beside = scan_part(folder.parent / name, _PROCESSOR)
     if not beside.present:
         return replace(found, problem=f"its detector is not installed; put it into models/{name}")
-    return replace(found, problem=beside.problem, revision=found.revision + beside.revision)
+    revision, stamp = found.revision + beside.revision, joined(found.stamp, beside.stamp)
+    return replace(found, problem=beside.problem, revision=revision, stamp=stamp)
 
 
 def scan_upscaler(folder: Path, options: Options) -> ModelFolder:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from genserve.file_hashes import fingerprint
 from genserve.store.safetensors_header import BadWeights, read_header
 
 __all__ = [
@@ -49,7 +50,8 @@ class ModelFolder:
     """A model's folder as it was found.
 
     `problem`: why it cannot be used. `native_pixels`, `buckets` (width, height) and `multiple_of`
-    are from its genserve.json. `revision` changes when the weights do.
+    are from its genserve.json. `revision` says what the weights are, on any machine, as far as can
+    be told without reading them; `stamp` changes whenever a file here does.
     """
 
     present: bool
@@ -58,6 +60,7 @@ class ModelFolder:
     buckets: tuple[tuple[int, int], ...] = ()
     multiple_of: int | None = None
     revision: str = ""
+    stamp: str = ""
 
 
 class _Unusable(Exception):
@@ -142,7 +145,8 @@ def _scanned(folder: Path, look: Callable[[list[Path]], dict[str, Any]]) -> Mode
     try:
         files = list(_files(folder))
         own = look(files)
-        return ModelFolder(present=True, revision=_revision(folder, files), **own)
+        stamp = fingerprint(files)
+        return ModelFolder(present=True, revision=_revision(folder, files), stamp=stamp, **own)
     except _Unusable as unusable:
         return ModelFolder(present=True, problem=str(unusable))
     except OSError as error:

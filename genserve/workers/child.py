@@ -10,11 +10,13 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import IO, NoReturn, assert_never
+from typing import IO, NoReturn, TypeVar, assert_never
 
 from PIL import Image
 
+from genserve import file_hashes
 from genserve.domain.model import ModelSpec
 from genserve.domain.pool import Assignment
 from genserve.domain.task import ErrorInfo, Result
@@ -56,6 +58,8 @@ from genserve.workers.messages import (
 from genserve.workers.output import log_to_parent
 from genserve.workers.rungs import rungs
 
+T = TypeVar("T")
+
 FATAL_EXIT_CODE = 4
 
 log = logging.getLogger("child")
@@ -78,7 +82,7 @@ class Child:
         self._residents = Residents(
             settings.device,
             settings.memory_bytes,
-            Shelf(settings.device, settings.run_folder / "hashes"),
+            Shelf(settings.device, settings.run_folder / file_hashes.FOLDER),
         )
         self._waiting: deque[ToChild] = deque()
         self._dressing = Dressing(settings)
@@ -148,10 +152,11 @@ class Child:
         # Before the model is read: then there is no question of room for both.
         made = self._control_map(assignment, reporter)
         pipeline = self._residents.find(spec)
-        if pipeline is None:
+        if pipeline is None or pipeline.lacking(assignment.request):
             self._channel.send(Loading(**about, model=spec.id))
             began_at = time.perf_counter()
-            pipeline = self._load(spec)
+            pipeline = pipeline or self._load(spec)
+            self._read(spec, partial(self._residents.complete, spec, assignment.request))
             load_s = time.perf_counter() - began_at
             self._tell_models()
         reporter.check_cancelled()
@@ -172,15 +177,19 @@ class Child:
         with Ladder(rungs(self._residents, preprocessor, spec.id)) as ladder:
             return ladder.run(lambda: control_map(assignment, preprocessor, reporter))
 
-    def _load(self, spec: ModelSpec) -> Pipeline:
+    def _read(self, spec: ModelSpec, read: Callable[[], T]) -> T:
+        """What `read` does with that model's files. Raises `ModelBroken`, or what is no file's."""
         try:
-            pipeline = self._residents.load(spec)
+            return read()
         except Exception as error:
             if faults.classify(error) is faults.Fault.ORDINARY:
                 log.exception("cannot load %s", spec.id)
                 reason = error.reason if isinstance(error, BrokenModel) else "the log says why"
                 raise ModelBroken(model=spec.id, reason=reason) from None
             raise
+
+    def _load(self, spec: ModelSpec) -> Pipeline:
+        pipeline = self._read(spec, partial(self._residents.load, spec))
         settings = self._settings
         self._dressing.undress(pipeline, spec.id)
         try:

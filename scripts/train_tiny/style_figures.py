@@ -62,6 +62,7 @@ def source_of(path: Path) -> LoraSource:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         size_bytes=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
+        inode=stat.st_ino,
     )
 
 

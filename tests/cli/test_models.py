@@ -74,7 +74,7 @@ def test_a_model_of_the_configuration_is_pulled_from_a_mirror(hub: HubServer, fo
     done = models(hub, folder, "pull", "mine")
     assert done.returncode == 0, done.stderr
     assert "models/mine" in done.stdout
-    assert "restart" in done.stdout
+    assert "server" not in done.stdout  # none runs, so none is told, and none needs a restart
     assert "vae/diffusion_pytorch_model.safetensors" in done.stderr  # no terminal: a line each
     files = hub.repositories[NAME].files
     assert content_of(folder / "models" / "mine") == wanted(files)
@@ -90,6 +90,8 @@ def test_a_repository_gets_a_name_of_its_own_and_a_hint(hub: HubServer, folder: 
     answer = told(models(hub, folder, "pull", "someone/Other", "--json"))
     assert (answer["became"], answer["model_id"]) == ("model", None)
     assert "Other: {family: flux}" in answer["next"][0]
+    assert "restart" in answer["next"][1]
+    assert answer["server"] is None
     answer = told(models(hub, folder, "pull", "someone/Other@main", "--as", "mine", "--json"))
     assert (answer["path"], answer["model_id"]) == ("models/mine", "mine")
 
@@ -345,6 +347,7 @@ def test_the_running_server_loads_and_unloads_and_is_asked_before_a_removal(
         unloaded = told(models(hub, tmp_path, "unload", "fake", "--no-wait", "--json", **there))
         assert [worker["outcome"] for worker in unloaded["workers"]] == ["unloading"]
         for arguments, named in [
+            (("rescan", "--api-key", "wrong"), "the server answered 401"),
             (("load", "broken"), "broken cannot be loaded"),
             (("load", "nothing"), "no model nothing"),
             (("unload", "../x"), ""),
@@ -352,5 +355,36 @@ def test_the_running_server_loads_and_unloads_and_is_asked_before_a_removal(
             refused = models(hub, tmp_path, *arguments, **there)
             assert refused.returncode == 1
             assert named in one_line(refused)
-    gone = models(hub, tmp_path, "load", "fake", **there)
-    assert gone.returncode == 3
+    for verb in (("load", "fake"), ("rescan",)):
+        assert models(hub, tmp_path, *verb, **there).returncode == 3
+
+
+def test_the_running_server_hears_of_what_is_pulled_and_removed(hub: HubServer, tmp_path: Path):
+    hub.repositories["files/x"] = Repository({"night.safetensors": lora()})
+    address = f"{hub.url}/elsewhere/files/x/night.safetensors"
+    (tmp_path / "models").mkdir()
+    (tmp_path / "loras").mkdir()
+    with serve(tmp_path, FAKE | {"models": FAKE["models"] | MODELS}) as server:
+        there = {"GENSERVE_URL": server.url}
+        answer = told(models(hub, tmp_path, "pull", "mine", "--json", **there))
+        assert [item["name"] for item in answer["server"]["added"]] == ["mine"]
+        done = models(hub, tmp_path, "pull", address, **there)
+        assert done.returncode == 0, done.stderr
+        assert "the running server: lora night was added" in done.stdout
+        assert "restart" not in done.stdout
+        with server.client() as client:
+            shown = {model["id"]: model for model in client.get("/models").json()["models"]}
+            assert shown["mine"]["installed"]
+            assert [one["name"] for one in client.get("/loras").json()["loras"]] == ["night"]
+        removed = models(hub, tmp_path, "rm", "night", "--yes", **there)
+        assert "the running server: lora night was removed" in removed.stdout
+        refused = models(hub, tmp_path, "rm", "mine", "--yes", "--api-key", "wrong", **there)
+        assert refused.returncode == 0
+        assert "was not told of it" in refused.stderr
+        again = models(hub, tmp_path, "rescan", **there)
+        assert again.returncode == 0
+        assert [line.split()[:3] for line in again.stdout.splitlines()[1:]] == [
+            ["removed", "model", "mine"]
+        ]
+        assert told(models(hub, tmp_path, "rescan", "--json", **there))["removed"] == []
+        assert "nothing is different" in models(hub, tmp_path, "rescan", **there).stdout

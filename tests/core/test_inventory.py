@@ -219,6 +219,19 @@ def test_a_controlnet_that_is_missing_is_told_and_the_others_work(tmp_path: Path
     assert found.entry("dev").spec.controls == {ControlType.CANNY: tmp_path / "edges"}
 
 
+def test_what_lies_in_a_controlnets_place_must_be_one(tmp_path: Path):
+    """It is read only when a request asks for it, so it is the scan that must find it out."""
+    install(tmp_path / "dev")
+    network(tmp_path / "edges")
+    (tmp_path / "edges" / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    model = FLUX | {"controls": {"canny": "edges"}, "modes": ["text2img", "controlnet"]}
+    found = catalog(tmp_path, {"dev": model})
+    told = r"edges/config\.json is that of AutoencoderKL; put a ControlNet there"
+    with pytest.raises(ControlNotInstalled, match=told):
+        found.check(asks("dev", Mode.CONTROLNET, picture(ImageRole.CONTROL, type="canny")))
+    found.check(asks("dev", Mode.TEXT2IMG))
+
+
 def test_of_a_model_that_is_its_controlnets_one_is_enough(tmp_path: Path):
     install(tmp_path / "dev")
     network(tmp_path / "there")

@@ -186,6 +186,22 @@ async def test_what_is_preloaded_comes_back_with_a_new_process(start: Start):
     await until(runtime, lambda worker: set(worker.loaded) == {"fake", "other"})
 
 
+async def test_when_the_models_change_others_are_preloaded_and_what_is_gone_is_unloaded(
+    start: Start,
+):
+    runtime = await running(start, preload=["fake"])
+    await until(runtime, lambda worker: worker.loaded == ("fake",))
+    other = runtime.catalog.serving("other").spec
+    await runtime.dispatcher.residency.follow([other], ["fake"])
+    await until(runtime, lambda worker: worker.loaded == ("other",))
+    assert outcomes(await unload(runtime, "other")) == [Outcome.UNLOADED]
+    await runtime.dispatcher.residency.follow([other], [])  # it was loaded once, that is enough
+    assert (await runtime.service.wait((await submit(runtime)).id)).state is TaskState.COMPLETED
+    assert runtime.pool.workers()[0].loaded == ("fake",)
+    await runtime.dispatcher.residency.follow([other.model_copy(update={"stamp": "new"})], [])
+    await until(runtime, lambda worker: "other" in worker.loaded)
+
+
 async def test_an_unknown_model_to_preload_is_a_wrong_configuration(start: Start):
     with pytest.raises(ConfigError) as refused:
         await start(models=MODELS, pool={"devices": "cpu:1", "preload": ["no-such-model"]})

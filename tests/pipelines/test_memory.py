@@ -165,6 +165,20 @@ def test_a_model_that_runs_out_of_memory_beside_others_is_tried_alone(
     assert residents.ids == ("b",)
 
 
+def test_a_model_whose_files_have_changed_is_loaded_anew(tmp_path: Path):
+    residents = Residents("cpu", 100)
+    old, other = spec(tmp_path, "a", 40, on_disk=40), spec(tmp_path, "b", 40)
+    new = old.model_copy(update={"stamp": "another"})
+    first = residents.load(old)
+    residents.load(other)
+    assert residents.find(new) is None
+    assert residents.find(old) is first
+    second = residents.load(new)
+    assert residents.ids == ("b", "a")  # not b made room, but the old a, although used last
+    assert residents.find(old) is None
+    assert residents.find(new) is second is not first
+
+
 def test_evicting_tells_whether_there_was_anything(tmp_path: Path):
     residents = Residents("cpu", 100)
     for name in "ab":

@@ -89,7 +89,7 @@ def by_the_library(
     names += ["text_encoder_2", "tokenizer_2"] if family == "sdxl" else []
     components = {name: parts_of(model)[name] for name in names}
     if "Control" in kind:
-        made_with["controlnet"] = model.parts()["controlnet"]
+        made_with["controlnet"] = controlnet_of(model)
     steps = given.get("num_inference_steps", 12)
     whole = "Img2Img" not in kind and "Inpaint" not in kind
     components["scheduler"] = diffusion_scheduler(
@@ -103,6 +103,12 @@ def by_the_library(
     asked = {"prompt": "a red cat", "negative_prompt": "ugly", "num_inference_steps": 12}
     image: Image.Image = pipe(**(asked | given), guidance_scale=5.0, generator=generator).images[0]
     return image
+
+
+def controlnet_of(model: Pipeline) -> Any:
+    for read in model.lacking(asked(mode="controlnet", images=control(type="canny"))).values():
+        read()
+    return model.parts()["controlnet"]
 
 
 def plan_of(model: Pipeline, request: GenerationRequest, pictures: Any) -> Plan:
@@ -319,6 +325,7 @@ def test_low_memory_tiles_the_vae_and_gives_it_back(model: Pipeline):
 
 def test_its_parts_are_its_networks(model: Pipeline, family: str):
     encoders = {"text_encoder"} | ({"text_encoder_2"} if family == "sdxl" else set())
+    controlnet_of(model)
     assert set(model.parts()) == {"unet", "vae", "controlnet"} | encoders
     assert model.size_bytes() > 1_000_000
     assert model.offloaded("model") is None

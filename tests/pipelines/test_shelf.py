@@ -187,6 +187,17 @@ def test_what_is_there_needs_no_room(family: FluxFamily):
     assert len(tight.ids) < 3
 
 
+def test_a_model_that_has_changed_keeps_the_networks_that_have_not(family: FluxFamily):
+    shelf, residents = _residents()
+    old = family.base()
+    new = old.model_copy(update={"stamp": "a new embedding"})
+    transformer = residents.load(old).parts()["transformer"]
+    taken = residents.load(new)
+    assert taken.parts()["transformer"] is transformer
+    assert residents.used_bytes() == taken.size_bytes() > 0
+    assert shelf.shared_bytes() == 0
+
+
 def test_a_variant_draws_on_when_the_other_is_unloaded(family: FluxFamily):
     _, residents = _residents()
     fill = family.fill()

@@ -92,7 +92,7 @@ def test_a_weight_of_zero_is_no_lora_at_all(files: dict[str, LoraSource]):
     wear(clothes, {"transformer": network}, files, one=0.0)
     assert bits(network) == plain
     assert clothes.outfit({"transformer": network}) == ((),)
-    missing = LoraSource(path="/nowhere", sha256="0" * 64, size_bytes=1, mtime_ns=1)
+    missing = LoraSource(path="/nowhere", sha256="0" * 64, size_bytes=1, mtime_ns=1, inode=1)
     wear(clothes, {"transformer": network}, {"gone": missing}, gone=0.0)
 
 

@@ -101,7 +101,7 @@ def test_a_file_that_was_replaced_or_cut_off_since_is_refused(files: dict[str, L
     path = Path(files["one"].path)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
-    with pytest.raises(LoraBroken, match=r"one\.safetensors was replaced; restart the server"):
+    with pytest.raises(LoraBroken, match=r"one\.safetensors was replaced after the task"):
         wear(loras.wardrobe(), {"transformer": loras.flux()}, files, one=1.0)
     cut = {"one": loras.source_of(path)}
     with pytest.raises(LoraBroken, match=r"one\.safetensors cannot be read"):

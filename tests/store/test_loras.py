@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from genserve.domain.lora import LoraKind, LoraSource
-from genserve.store import file_hashes
-from genserve.store.file_hashes import FileHashes
-from genserve.store.loras import LoraFile, scan_loras
+from genserve.file_hashes import FileHashes, FileStamp
+from genserve.store.loras import LoraFile, changed_since, scan_loras
 from tests.store.tensors import raw_safetensors, safetensors
 
 Shapes = dict[str, tuple[int, ...]]
@@ -183,7 +182,7 @@ def test_files_that_cannot_be_used_are_listed_with_the_reason(tmp_path: Path) ->
         " down + hada_w1_a + up, not down + up or down + mid + up",
         "model": "model.safetensors is not a LoRA; put models into the models folder",
         "old": "old.PT may run code; convert it to safetensors",
-        "page": "page.safetensors is not a safetensors file",
+        "page": "page.safetensors is not a safetensors file; download it again",
         "short": "short.safetensors is incomplete: 10 bytes are missing; download it again",
     }
     assert [found.name for found in scan(folder) if found.source is not None] == ["good"]
@@ -200,7 +199,7 @@ def test_an_empty_file_is_no_lora(tmp_path: Path) -> None:
     )
 
 
-# Hashes
+# The same file, or another one
 
 
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
@@ -210,15 +209,16 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         size_bytes=path.stat().st_size,
         mtime_ns=path.stat().st_mtime_ns,
+        inode=path.stat().st_ino,
     )
 
 
 def test_hashes_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
-    folder, memory = tmp_path / "loras", tmp_path / "hashes.json"
+    folder, memory = tmp_path / "loras", tmp_path / "hashes"
     path = safetensors(folder / "a.safetensors", lora("x"))
     first = scan_loras(folder, FileHashes(memory))
 
-    # Another content with the same size and time: only a memory can miss it.
+    # Another content with the same size, time and inode: only a memory can miss it.
     stat = path.stat()
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -230,32 +230,45 @@ def test_hashes_are_remembered_until_a_file_changes(tmp_path: Path) -> None:
     assert changed.source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_what_is_gone_is_forgotten(tmp_path: Path) -> None:
-    folder, memory = tmp_path / "loras", tmp_path / "hashes.json"
-    safetensors(folder / "a.safetensors", lora("x"))
-    safetensors(folder / "b.safetensors", lora("x"))
-    scan_loras(folder, FileHashes(memory))
-    (folder / "a.safetensors").unlink()
-    scan_loras(folder, FileHashes(memory))
-    assert [Path(key).name for key in json.loads(memory.read_text())] == ["b.safetensors"]
+def test_what_was_scanned_before_is_not_read_again(tmp_path: Path) -> None:
+    kept = safetensors(tmp_path / "kept.safetensors", lora("x"))
+    changing = safetensors(tmp_path / "changing.safetensors", lora("x"))
+    known = scan(tmp_path)
+    assert not any(changed_since(tmp_path, one) for one in known)
+    for path in (kept, changing):  # a look inside would find both wrong
+        stat = path.stat()
+        path.write_bytes(bytes(stat.st_size))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + (path is changing)))
+    assert [changed_since(tmp_path, one) for one in known] == [True, False]
+    found = {one.name: one for one in scan_loras(tmp_path, FileHashes(), known)}
+    assert found["kept"] == known[1]
+    assert found["changing"].problem is not None
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "\x00"])
-def test_a_broken_memory_costs_time_only(tmp_path: Path, content: str) -> None:
-    folder, memory = tmp_path / "loras", tmp_path / "hashes.json"
-    path = safetensors(folder / "a.safetensors", lora("x"))
-    memory.write_text(content)
-    (found,) = scan_loras(folder, FileHashes(memory))
-    assert found.source is not None
-    assert found.source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert str(path) in json.loads(memory.read_text())
+def test_a_file_that_takes_anothers_place_is_another_one(tmp_path: Path) -> None:
+    path = safetensors(tmp_path / "a.safetensors", lora("x"))
+    (known,) = scan(tmp_path)
+    other = safetensors(tmp_path / "other", lora("x"))
+    stat = path.stat()
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.replace(path)  # of the same size and time
+    assert changed_since(tmp_path, known)
+    path.unlink()
+    assert changed_since(tmp_path, known)
 
 
-def test_a_memory_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
-    folder = tmp_path / "loras"
-    safetensors(folder / "a.safetensors", lora("x"))
-    (found,) = scan_loras(folder, FileHashes(tmp_path / "no folder" / "hashes.json"))
-    assert found.source is not None
-    assert file_hashes.FileHashes(tmp_path / "no folder" / "hashes.json").sha256(
-        folder / "a.safetensors"
-    )
+def test_a_file_that_is_written_while_it_is_looked_at_cannot_be_used_yet(tmp_path: Path) -> None:
+    path = safetensors(tmp_path / "a.safetensors", lora("x"))
+
+    class Meanwhile(FileHashes):
+        """Somebody goes on writing while the hash is computed."""
+
+        def sha256(self, stamp: FileStamp) -> str | None:
+            os.utime(path, ns=(0, 1))
+            return super().sha256(stamp)
+
+    (found,) = scan_loras(tmp_path, Meanwhile())
+    assert found.source is None
+    assert found.problem == "a.safetensors is being written; wait until all of it is there"
+    assert changed_since(tmp_path, found)
+    assert only(tmp_path).problem is None

@@ -141,11 +141,11 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "nothing of the weights": (
         lambda m: truncate(m / VAE, 0),
-        f"flux1-dev/{VAE} is not a safetensors file",
+        f"flux1-dev/{VAE} is not a safetensors file; download it again",
     ),
     "weights that are a page": (
         lambda m: (m / VAE).write_text("<!DOCTYPE html><html>not found</html>"),
-        f"flux1-dev/{VAE} is not a safetensors file",
+        f"flux1-dev/{VAE} is not a safetensors file; download it again",
     ),
     "a shard missing": (
         lambda m: write_json(

@@ -5,6 +5,7 @@ from typing import Literal
 
 from genserve.api.dialects.native_docs import Answer, AuthInfo
 from genserve.core.residency import Outcome
+from genserve.core.stocktaking import Kind
 from genserve.domain.caller import Permission
 from genserve.domain.lora import LoraKind
 from genserve.domain.pool import WorkerState
@@ -130,6 +131,25 @@ class LoadedModel(Answer):
     model_id: str
     served_by: str
     workers: list[WorkerOutcome]
+
+
+class FoundWeights(Answer):
+    """Something in the folders of weights. `problem` names the file and says what to do."""
+
+    kind: Kind
+    name: str
+    available: bool
+    problem: str | None
+
+
+class Rescanned(Answer):
+    """What is different since the last look. `broken` is all that cannot be used now."""
+
+    success: Literal[True]
+    added: list[FoundWeights]
+    removed: list[FoundWeights]
+    changed: list[FoundWeights]
+    broken: list[FoundWeights]
 
 
 class LoraSummary(Answer):

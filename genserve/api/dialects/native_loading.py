@@ -1,4 +1,4 @@
-"""The native API's control of what is in memory, for admins: load a model, unload it."""
+"""The native API's control of weights, for admins: load, unload, look at the folders again."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,10 +8,11 @@ from fastapi import APIRouter, Request, Response
 from genserve.api.auth import AdminCaller, runtime_of, visit_of
 from genserve.api.dialects.native_answers import json_response
 from genserve.api.dialects.native_docs import answers
-from genserve.api.dialects.native_docs_info import LoadedModel
+from genserve.api.dialects.native_docs_info import LoadedModel, Rescanned
 from genserve.api.dialects.native_route import NativeRoute
 from genserve.api.preferences import prefers_async
 from genserve.core.residency import Outcome, Report
+from genserve.core.stocktaking import Item
 from genserve.errors import Language, NotReady
 
 router = APIRouter(route_class=NativeRoute, tags=["models"])
@@ -46,6 +47,29 @@ async def unload_model(request: Request, model_id: str, _: AdminCaller) -> Respo
     serving = entry.served_by or entry.spec.id
     reports = await runtime.dispatcher.residency.unload(serving, wait=wait)
     return _answer(model_id, serving, reports, visit_of(request).language, wait=wait)
+
+
+@router.post("/models/rescan", responses=answers(Rescanned, "What is different now"))
+async def rescan(request: Request, _: AdminCaller) -> Response:
+    """Look at the folders of models, LoRAs and embeddings again; tasks are not disturbed."""
+    changes = await runtime_of(request).rescan()
+    content = {
+        "success": True,
+        "added": [_item(item) for item in changes.added],
+        "removed": [_item(item) for item in changes.removed],
+        "changed": [_item(item) for item in changes.changed],
+        "broken": [_item(item) for item in changes.broken],
+    }
+    return json_response(content)
+
+
+def _item(item: Item) -> dict[str, Any]:
+    return {
+        "kind": item.kind,
+        "name": item.name,
+        "available": item.available,
+        "problem": item.problem,
+    }
 
 
 def _refuse_in_vain(reports: Sequence[Report]) -> None:
