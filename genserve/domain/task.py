@@ -103,6 +103,8 @@ class Result(Value):
     load_s: float = 0.0
     generation_s: float = 0.0
     stages_s: dict[str, float] = {}
+    peak_bytes: int | None = None
+    """The most memory taken at once: see `pipelines.peak_memory`."""
 
 
 class Task(Value):

@@ -93,6 +93,13 @@ class CommandFailed(GenServeError):
     names: ClassVar[tuple[str, ...]] = ("problem",)
 
 
+class NotEnoughDeviceMemory(CommandFailed):
+    """`needed` and `free` with their units; `fitting` are models that are small enough."""
+
+    code = "not_enough_device_memory"
+    names: ClassVar[tuple[str, ...]] = ("model", "device", "needed", "free", "fitting")
+
+
 class ServerUnreachable(CommandFailed):
     """Exit code 3."""
 

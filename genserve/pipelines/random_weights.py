@@ -22,7 +22,7 @@ def make(network: Any, folder: Path, dtype: torch.dtype, device: str) -> Any:
         torch.set_default_dtype(dtype)
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(0)
-            return _made(network, folder).eval()
+            return _cast_tables(_made(network, folder).eval(), dtype)
     finally:
         torch.set_default_dtype(usual)
 
@@ -32,3 +32,13 @@ def _made(network: Any, folder: Path) -> Any:
     if hasattr(network, "load_config"):
         return network.from_config(network.load_config(folder, local_files_only=True))
     return network(network.config_class.from_pretrained(folder, local_files_only=True))
+
+
+def _cast_tables(network: Any, dtype: torch.dtype) -> Any:
+    """What lies beside the weights in a file is read in their numbers, as SD3's table of positions,
+    which its class makes in float32. What is not in a file stays as it is made."""
+    saved = network.state_dict().keys()
+    for name, table in network.named_buffers():
+        if name in saved and table.is_floating_point():
+            table.data = table.data.to(dtype)
+    return network

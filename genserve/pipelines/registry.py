@@ -17,6 +17,7 @@ FAMILIES: dict[str, str] = {
     "lanczos": "genserve.pipelines.lanczos:pipeline",
     "spandrel": "genserve.pipelines.super_resolution:pipeline",
     "fake": "genserve.pipelines.fake:Fake",
+    "diffusers": "genserve.pipelines.plain:Plain",
 }
 
 

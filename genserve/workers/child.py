@@ -27,7 +27,7 @@ from genserve.errors import (
     OutOfMemory,
     WorkerFailed,
 )
-from genserve.pipelines import canary, faults, registry
+from genserve.pipelines import canary, faults, peak_memory, registry
 from genserve.pipelines.base import BrokenModel, Cancelled, Pipeline, UnusablePicture
 from genserve.pipelines.cache import Residents
 from genserve.pipelines.ladder import Ladder, NoMemory
@@ -149,6 +149,7 @@ class Child:
     def _work(self, assignment: Assignment, reporter: Reporter) -> Result:
         about = {"task_id": assignment.task_id, "attempt": assignment.attempt}
         spec, load_s = assignment.model, 0.0
+        peak_memory.begin(self._settings.device)
         # Before the model is read: then there is no question of room for both.
         made = self._control_map(assignment, reporter)
         pipeline = self._residents.find(spec)
@@ -163,7 +164,9 @@ class Child:
         self._channel.send(Started(**about))
         with Ladder(rungs(self._residents, pipeline, spec.id)) as ladder:
             drawing = Drawing(assignment, pipeline, ladder, reporter, self._dressing, made)
-            return drawing.draw(load_s)
+            result = drawing.draw(load_s)
+        peak = peak_memory.peak_bytes(self._settings.device)
+        return result.model_copy(update={"peak_bytes": peak})
 
     def _control_map(self, assignment: Assignment, reporter: Reporter) -> Image.Image | None:
         """The map that the picture is to follow, where the request gave a photo instead."""

@@ -203,3 +203,14 @@ def memory_used(device: Device, pid: int) -> int | None:
         return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
     except pynvml.NVMLError:
         return None
+
+
+def memory_free(device: Device) -> int:
+    """Bytes that a new process can have of the device; its whole memory where nobody tells."""
+    if device.kind == "cuda":
+        used = memory_used(device, 0)
+        return device.memory_bytes - (used or 0)
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return device.memory_bytes
