@@ -256,12 +256,14 @@ class Residency:
 
     def _settle(self) -> None:
         """By what is in memory now: an event may be older than the errand."""
-        loaded = {worker.id: worker.loaded for worker in self._pool.workers()}
+        workers = {worker.id: worker for worker in self._pool.workers()}
         for errand in self._errands:
-            if errand.spec.id in loaded[errand.worker_id]:
+            worker = workers[errand.worker_id]
+            # Busy with it until `loading` is over: who hears "loaded" may go on at once.
+            if errand.spec.id in worker.loaded and worker.loading != errand.spec.id:
                 errand.end(Outcome.LOADED)
         for one in self._unloading:
-            if one.model_id not in loaded[one.worker_id]:
+            if one.model_id not in workers[one.worker_id].loaded:
                 one.done.set_result(Report(one.worker_id, Outcome.UNLOADED))
 
     def _forget_ended(self) -> None:

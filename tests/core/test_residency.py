@@ -89,7 +89,9 @@ async def test_two_who_ask_for_the_same_wait_for_the_same(start: Start):
 async def test_without_waiting_it_is_said_what_has_begun(start: Start):
     runtime = await running(start)
     assert outcomes(await load(runtime, "slow", wait=False)) == [Outcome.LOADING]
-    await until(runtime, lambda worker: worker.loaded == ("slow",))
+    await until(
+        runtime, lambda worker: worker.loaded == ("slow",) and worker.state is WorkerState.IDLE
+    )
     assert outcomes(await unload(runtime, "slow", wait=False)) == [Outcome.UNLOADING]
     await until(runtime, lambda worker: worker.loaded == ())
 
