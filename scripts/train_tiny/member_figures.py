@@ -31,6 +31,9 @@ from .scenes import Drawing, SceneSpec, draw, sample_spec
 SAMPLES = 50
 # Of edges: how far from the map's an edge may lie and still be on it, in pixels.
 EDGE_SLACK = 1
+# How far from the figure a joint may lie and still be hit: a tolerance, as in PCK (Yang and Ramanan
+# 2013), whose usual one, a fifth of the torso, would be 2 to 5 pixels here.
+JOINT_SLACK = 2
 _LOOSENESS = 2.0
 _NAMED = frozenset({"colour", "background"})
 
@@ -185,9 +188,11 @@ def score_canny(asked: Asked, pictures: Sequence[Pixels], classifier: SubjectCla
 
 
 def score_pose(asked: Asked, pictures: Sequence[Pixels], classifier: SubjectClassifier) -> Figures:
-    """Also `joints`: percent of the joints within the picture that lie on the figure."""
+    """Also `joints`: percent of the joints within the picture that the figure reaches."""
     hits = []
-    for figure, drawing in zip(figure_masks(asked, pictures), asked.drawings, strict=True):
+    around = np.ones((2 * JOINT_SLACK + 1,) * 2, np.uint8)
+    for drawn, drawing in zip(figure_masks(asked, pictures), asked.drawings, strict=True):
+        figure = cv2.dilate(drawn.astype(np.uint8), around) > 0
         height, width = figure.shape
         places = [(round(x), round(y)) for x, y in drawing.joints.values()]
         inside = [(x, y) for x, y in places if 0 <= x < width and 0 <= y < height]
