@@ -68,7 +68,7 @@ STORIES: Mapping[str, Story] = {
     ),
     "fill": _control_story(
         "fill",
-        "image=picture, mask_image=mask",
+        "image=picture,\n    mask_image=mask",
         "Paints what a prompt says where a mask is white, to match what lies around. The figures"
         " are of boxes at the places that captions name; elsewhere shapes are rougher.",
         "3,500",
