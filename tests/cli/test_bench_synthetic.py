@@ -82,6 +82,8 @@ def test_ctrl_c_ends_it_and_leaves_nothing(tmp_path: Path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # As on a terminal: what a script starts in the background ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as bench:
         assert bench.stderr is not None
         assert "GenServe: the first picture" in bench.stderr.readline()
