@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from .checkpoint import StageJob, run_stage, step_seed
 from .text import HEADS, LEARNING_RATE, TEXT_BATCH, text_batch
@@ -21,6 +27,7 @@ from .text_tokenizers import build_clip_tokenizer
 WIDTH = 128
 # As the CLIP of Stable Diffusion 1.5.
 MAX_TOKENS = 77
+_Clip = TypeVar("_Clip", CLIPTextModel, CLIPTextModelWithProjection)
 
 
 class SdText(nn.Module):
@@ -32,42 +39,45 @@ class SdText(nn.Module):
 
     def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Sequence (batch, 77, 128) and the state of the end mark (batch, 128)."""
-        ids = self.tokenizer(
-            captions,
-            padding="max_length",
-            max_length=MAX_TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        read = self.encoder(input_ids=ids.to(self.encoder.device))
+        read = read_captions(self.tokenizer, self.encoder, captions)
         return read.last_hidden_state, read.pooler_output
 
 
-def build_sd_text() -> SdText:
-    """0.4 M parameters, untrained: two layers of 128."""
+def read_captions(tokenizer: CLIPTokenizer, encoder: Any, captions: list[str]) -> Any:
+    """A CLIP's outputs, with every layer's, as diffusers' pipelines ask for them."""
+    ids = tokenizer(
+        captions,
+        padding="max_length",
+        max_length=MAX_TOKENS,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return encoder(input_ids=ids.to(encoder.device), output_hidden_states=True)
+
+
+def build_clip(kind: type[_Clip]) -> tuple[CLIPTokenizer, _Clip]:
+    """0.4 M parameters, untrained: two layers of 128, and what the kind of encoder adds."""
     tokenizer = build_clip_tokenizer()
     tokenizer.model_max_length = MAX_TOKENS
-    encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            projection_dim=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    return SdText(tokenizer, encoder)
+    return tokenizer, kind(config)
 
 
 class _Stage(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.text = build_sd_text()
+        self.text = SdText(*build_clip(CLIPTextModel))
         self.heads = nn.ModuleDict(
             {name: nn.Linear(2 * WIDTH, len(values) + 1) for name, values in HEADS.items()}
         )

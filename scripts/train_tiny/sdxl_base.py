@@ -14,16 +14,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as nnf
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from .checkpoint import StageJob, run_stage, step_seed
 from .scenes import BUCKETS
 from .sd_base import SdBase
-from .sd_text import MAX_TOKENS, SdText
+from .sd_text import WIDTH, SdText, build_clip, read_captions
 from .text import HEADS, LEARNING_RATE, TEXT_BATCH, text_batch
-from .text_tokenizers import build_clip_tokenizer
 
-WIDTH = 128
 CHANNELS = (32, 80)
 # Of each of the six numbers that tell sizes.
 _SIZE_WIDTH = 16
@@ -50,27 +48,6 @@ def build_sdxl_unet() -> UNet2DConditionModel:
     ).to(memory_format=torch.channels_last)
 
 
-def build_second_encoder() -> tuple[CLIPTokenizer, CLIPTextModelWithProjection]:
-    """0.4 M parameters, untrained: two layers of 128 and a projection."""
-    tokenizer = build_clip_tokenizer()
-    tokenizer.model_max_length = MAX_TOKENS
-    encoder = CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            projection_dim=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    return tokenizer, encoder
-
-
 class SdxlText(nn.Module):
     """Both text encoders, called as StableDiffusionXLPipeline calls them."""
 
@@ -82,27 +59,16 @@ class SdxlText(nn.Module):
 
     def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Sequence (batch, 77, 256) and pooled (batch, 128); all zeros for empty captions."""
-        read = self._read(self.first.tokenizer, self.first.encoder, captions).hidden_states[-2]
+        first = read_captions(self.first.tokenizer, self.first.encoder, captions)
         second, pooled = self.read_second(captions)
         said = torch.tensor([bool(text) for text in captions], device=pooled.device).float()
-        sequence = torch.cat([read, second], dim=2) * said[:, None, None]
+        sequence = torch.cat([first.hidden_states[-2], second], dim=2) * said[:, None, None]
         return sequence, pooled * said[:, None]
 
     def read_second(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """(batch, 77, 128) and (batch, 128)"""
-        read = self._read(self.tokenizer, self.second, captions)
+        read = read_captions(self.tokenizer, self.second, captions)
         return read.hidden_states[-2], read.text_embeds
-
-    @staticmethod
-    def _read(tokenizer: CLIPTokenizer, encoder: Any, captions: list[str]) -> Any:
-        ids = tokenizer(
-            captions,
-            padding="max_length",
-            max_length=MAX_TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return encoder(input_ids=ids.to(encoder.device), output_hidden_states=True)
 
 
 class _Stage(nn.Module):
@@ -110,7 +76,7 @@ class _Stage(nn.Module):
 
     def __init__(self, first: SdText) -> None:
         super().__init__()
-        self.text = SdxlText(first, *build_second_encoder())
+        self.text = SdxlText(first, *build_clip(CLIPTextModelWithProjection))
         self.heads = nn.ModuleDict(
             {name: nn.Linear(2 * WIDTH, len(values) + 1) for name, values in HEADS.items()}
         )

@@ -14,14 +14,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from genserve.config import Pool
 from genserve.domain.pool import (
     Assignment,
+    ModelNotLoaded,
     TaskDone,
     TaskFailed,
     TaskLoading,
     TaskProgress,
     TaskStarted,
     TaskStopped,
-    WorkerChanged,
-    WorkerDown,
     WorkerState,
     WorkerUp,
 )
@@ -84,18 +83,18 @@ class AnySequence(RuleBasedStateMachine):
     async def _check_memory(self, worker: int) -> None:
         """A task reads its model exactly when the worker does not say that it holds it."""
         info = await self.pool.until_state(WorkerState.IDLE, worker)
-        # All that was sent before has come to an end when this is answered.
-        told = len(self.pool.events)
-        await self.pool.pool.unload(info.id, "no-such-model")
+        # All that was sent before has come to an end when this one's own answer is here.
+        last = self.pool.model(f"broken-{len(self.pool.events)}", on_load="error")
+        await self.pool.pool.prepare(info.id, last)
         async with asyncio.timeout(PATIENCE_S):
             while not any(
-                isinstance(event, WorkerChanged | WorkerDown) and event.worker.id == info.id
-                for event in self.pool.events[told:]
+                isinstance(event, ModelNotLoaded) and event.model == last.id
+                for event in self.pool.events
             ):
+                if self.pool.worker(worker).pid != info.pid:
+                    return
                 await asyncio.sleep(0.002)
-        info = self.pool.worker(worker)
-        if info.state is not WorkerState.IDLE:
-            return
+        info = await self.pool.until_state(WorkerState.IDLE, worker)
         self.given.append(self.pool.assignment(f"{len(self.given)} check"))
         await self.pool.pool.submit(info.id, self.given[-1])
         await self.pool.end_of(self.given[-1])
