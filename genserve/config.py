@@ -227,6 +227,7 @@ class Model(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "fp8", "nf4"] = "none"
     offload: Literal["none", "model", "group", "sequential"] = "none"
+    vae_tiling: bool = False
     defaults: ModelDefaults = ModelDefaults()
     options: dict[str, str | int | float | bool] = {}
 

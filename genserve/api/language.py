@@ -48,6 +48,10 @@ WORDS: dict[str, dict[Language, str]] = {
         "en": "{field}: mode {mode} does not take it",
         "zh": "{field}：模式 {mode} 不使用该参数",
     },
+    "only_beside": {
+        "en": "{field}: counts only beside {other}",
+        "zh": "{field}：仅在提供 {other} 时有效",
+    },
     "only_canny": {
         "en": "{field}: only a canny map made by preprocess takes it",
         "zh": "{field}：仅适用于由 preprocess 生成的 canny 控制图",

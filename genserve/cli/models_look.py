@@ -64,26 +64,20 @@ def info(
     from genserve.core.catalog import Catalog
     from genserve.core.install.asked import folder_of
     from genserve.core.install.names import checked_name
-    from genserve.store.model_parts import parts_of
-    from genserve.store.weights import BadFolder
 
     model = config.models.get(name)
     folder = config.models_dir / (folder_of(name, model) if model else checked_name(name))
     if model is None and not folder.is_dir():
         raise CommandFailed(problem=f"there is no model {name}, neither configured nor in {folder}")
     entry = Catalog(config).entry(name) if model else None
-    problem = entry.problem if entry else None
-    try:
-        parts = parts_of(folder) if folder.is_dir() else []
-    except BadFolder as bad:
-        parts, problem = [], problem or bad.problem
+    parts = _parts(folder, entry)
     known = _known_hashes(folder, parts)
     if hashes:
         known = _complete_hashes(parts, known)
-    installed = entry.installed if entry else bool(parts) and problem is None
-    about = {"name": name, "folder": str(folder), "installed": installed, "problem": problem}
+    about = {"name": name, "folder": str(folder)} | _state(folder, entry)
     told = about | _abilities(config, entry) | _source(folder)
-    rows = [_row(part, folder, known) for part in parts]
+    base = model.base if model else None
+    rows = [_row(part, folder, known) | {"lent_by": base if part.lent else None} for part in parts]
     if as_json:
         show_json(told | {"components": rows})
         return
@@ -92,8 +86,31 @@ def info(
         typer.echo(f"{key.replace('_', ' '):16}{text}")
     if rows:
         typer.echo()
-        columns = ("component", "class", "size", "parameters", "dtype", "sha256")
+        columns = ["component", "class", "size", "parameters", "dtype", "sha256"]
+        columns += ["lent_by"] if any(part.lent for part in parts) else []
         show_rows(columns, [_short(row) for row in rows], as_json=False)
+
+
+def _parts(folder: Path, entry: "ModelEntry | None") -> "list[Part]":
+    """Those of which can be told; what is wrong with the others, `_state` tells."""
+    from genserve.store.model_parts import parts_of
+    from genserve.store.weights import BadFolder
+
+    try:
+        return parts_of(folder, entry.spec.base if entry else None) if folder.is_dir() else []
+    except BadFolder:
+        return []
+
+
+def _state(folder: Path, entry: "ModelEntry | None") -> dict[str, Any]:
+    """As the catalogue or, of what is not configured, `scan` has it."""
+    from genserve.core.install.survey import scan_any
+
+    if entry is not None:
+        return {"installed": entry.installed, "problem": entry.problem}
+    _, scanned = scan_any(folder)
+    sound = scanned.present and scanned.problem is None
+    return {"installed": sound, "problem": scanned.problem}
 
 
 def _abilities(config: Config, entry: "ModelEntry | None") -> dict[str, Any]:
@@ -195,7 +212,7 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     parameters = row["parameters"]
     digests = [str(one["sha256"])[:12] for one in row["weights"] if one["sha256"]]
     return row | {
-        "size": in_words(row["size_bytes"]),
+        "size": None if row["lent_by"] else in_words(row["size_bytes"]),
         "parameters": f"{parameters / 1e6:,.1f} M" if parameters else None,
         "sha256": digests,
     }

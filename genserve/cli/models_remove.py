@@ -26,9 +26,14 @@ def rm(
     """Delete a model, a LoRA or an unfinished pull. Asks first."""
     config = load(config_file)
 
+    from genserve.core.install.graves import finish_removals
     from genserve.core.install.removal import find, remove
+    from genserve.core.install.staging import STAGE
 
+    finish_removals(config.models_dir / STAGE)
     found = find(config, name)
+    if found.others:
+        typer.echo(f"other models are drawn with it: {', '.join(found.others)}", err=True)
     warning = _warning(config, found.model_ids, url, api_key)
     if warning:
         typer.echo(warning, err=True)

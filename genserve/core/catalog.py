@@ -4,6 +4,7 @@ The only place where a model's defaults are filled in and its limits are checked
 from the configuration and the scanned folders; no model name stands in code.
 """
 
+import math
 from collections.abc import Iterable
 from copy import copy
 
@@ -35,6 +36,7 @@ from genserve.errors import (
     UnknownModel,
     UnsupportedControl,
     UnsupportedControlWeight,
+    UnsupportedMask,
     UnsupportedMode,
     UnsupportedNegativePrompt,
 )
@@ -48,6 +50,11 @@ FIELD_OF_ROLE = {
     ImageRole.REFERENCE: "input_image",
 }
 """What the native API calls the picture of each role, for messages."""
+
+_FAMILIES_THAT_FILL_ALONG_A_MAP = frozenset({"sd15", "sdxl", "fake"})
+"""Whose models may be given a mask beside a control picture."""
+_ROUNDING = 1e-6
+"""A float's last digit must not cost a whole multiple."""
 
 
 class Catalog:
@@ -138,6 +145,8 @@ class Catalog:
         width, height, steps = defaults.width, defaults.height, defaults.steps
         if request.mode in TOOL_MODES:
             (width, height), steps = size_of(request, spec), 1
+        elif request.mode is Mode.EDIT:
+            width, height = _edited_size(request, defaults, spec.capabilities.multiple_of)
         filled = request.model_copy(
             update={
                 "width": request.width or width,
@@ -171,7 +180,7 @@ class Catalog:
                 raise MissingImage(mode=request.mode, field=FIELD_OF_ROLE[role])
         self._check_control(request)
         self.preprocessor(request)
-        _check_mask(request)
+        _check_mask(request, spec)
         sampling.check(request, spec, self.entry(request.model).spec.defaults)
         if request.negative_prompt and not spec.capabilities.negative_prompt:
             raise UnsupportedNegativePrompt(model=request.model)
@@ -206,7 +215,27 @@ def _strength(request: GenerationRequest, defaults: Defaults) -> float:
     """What is filled, and what a picture is a variation of, counts whole unless asked otherwise."""
     if request.strength is not None:
         return request.strength
-    return 1.0 if request.mode in (Mode.FILL, Mode.REDUX) else defaults.strength
+    whole = request.mode is Mode.REDUX or request.image(ImageRole.MASK) is not None
+    return 1.0 if whole else defaults.strength
+
+
+def _edited_size(request: GenerationRequest, defaults: Defaults, multiple: int) -> tuple[int, int]:
+    """Width and height, in pixels, that give an edited picture the shape of the one that was sent.
+
+    With one of both asked for, the other follows it. With neither, there are about as many pixels
+    as in the model's default size, and not more: it edits best at the size of its training.
+    """
+    picture = request.image(ImageRole.REFERENCE)
+    if picture is None:
+        return defaults.width, defaults.height
+    sides = (picture.file.width, picture.file.height)
+    scale = math.sqrt(defaults.width * defaults.height / (sides[0] * sides[1]))
+    if request.width:
+        scale = request.width / sides[0]
+    elif request.height:
+        scale = request.height / sides[1]
+    width, height = (max(1, int(side * scale / multiple + _ROUNDING)) * multiple for side in sides)
+    return width, height
 
 
 def _is_weakened(image: InputImage) -> bool:
@@ -214,11 +243,15 @@ def _is_weakened(image: InputImage) -> bool:
     return control is not None and (control.weight, control.start, control.end) != (1, 0, 1)
 
 
-def _check_mask(request: GenerationRequest) -> None:
+def _check_mask(request: GenerationRequest, spec: ModelSpec) -> None:
     """A mask says of each pixel of the picture whether it is kept, so it has as many."""
     init, mask = request.image(ImageRole.INIT), request.image(ImageRole.MASK)
-    if init is None or mask is None:
+    if mask is None:
         return
+    if request.mode is Mode.CONTROLNET and spec.family not in _FAMILIES_THAT_FILL_ALONG_A_MAP:
+        raise UnsupportedMask(model=request.model)
+    if init is None:
+        raise MissingImage(mode=request.mode, field=FIELD_OF_ROLE[ImageRole.INIT])
     size, needed = (mask.file.width, mask.file.height), (init.file.width, init.file.height)
     if size != needed:
         raise MaskSizeMismatch(

@@ -22,6 +22,7 @@ from genserve.core.booking import Booking, Running
 from genserve.core.hub import Hub
 from genserve.core.live_catalog import LiveCatalog
 from genserve.core.metrics import Metrics
+from genserve.core.outgrown import Outgrown
 from genserve.core.residency import Residency
 from genserve.domain.events import Failed, Loading, Progress, Started
 from genserve.domain.lora import LoraSource
@@ -117,6 +118,7 @@ class Dispatcher:
         self._clock = clock
         self._news = asyncio.Event()
         self._running: dict[str, Running] = {}
+        self._outgrown = Outgrown(pool)
         self._bookings: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._booking = Booking(db=db, hub=hub, metrics=metrics, clock=clock)
@@ -149,6 +151,7 @@ class Dispatcher:
 
     async def cancel(self, task_id: str) -> None:
         """Stop a task that is being worked on, at its next step."""
+        self._outgrown.forget(task_id)
         running = self._running.get(task_id)
         if running is None:
             return
@@ -203,15 +206,16 @@ class Dispatcher:
 
     async def _claim(self, idle: list[WorkerInfo]) -> _Claimed | _Unreadable | None:
         # Not durable: a claim that a power cut takes back is only a requeue.
-        move = partial(self._claim_next, idle=idle, token=str(uuid4()))
+        needs = self._outgrown.needs()
+        move = partial(self._claim_next, idle=idle, needs=needs, token=str(uuid4()))
         return await asyncio.wrap_future(self._db.write(move, durable=False))
 
     def _claim_next(
-        self, conn: Connection, *, idle: list[WorkerInfo], token: str
+        self, conn: Connection, *, idle: list[WorkerInfo], needs: dict[str, int], token: str
     ) -> _Claimed | _Unreadable | None:
         """Runs on the database's writer thread; touches nothing but `conn` and frozen values."""
         window = tasks.candidates(conn, LOCAL, limit=self._queue.window)
-        choice = policy.choose(window, idle, max_passes=self._queue.max_passes)
+        choice = policy.choose(window, idle, max_passes=self._queue.max_passes, needs=needs)
         if choice is None:
             return None
         try:
@@ -279,6 +283,7 @@ class Dispatcher:
             inputs={file.sha256: str(self._blobs.path(file.sha256)) for file in request.files()},
             loras=means.loras,
             output_folder=str(self._blobs.folder),
+            degraded=self._outgrown.degraded(running.task.id),
         )
 
     # Following up
@@ -339,6 +344,7 @@ class Dispatcher:
         self._release(running)
         match event:
             case TaskDone():
+                self._outgrown.forget(running.task.id)
                 await self._booking.done(running, event.result)
             case TaskFailed():
                 await self._end_failed(running, event)
@@ -354,12 +360,16 @@ class Dispatcher:
         about = {"task_id": task.id, "worker": event.worker, "code": event.error.code}
         log.warning("an attempt failed", extra=about)
         decision = policy.after_failure(
-            event, crashes=task.crashes, poison_after=self._queue.poison_after
+            event,
+            crashes=task.crashes,
+            poison_after=self._queue.poison_after,
+            has_larger=self._outgrown.has_larger(task.id, event.worker, event.error),
         )
         if isinstance(decision, policy.Requeue):
             await asyncio.sleep(decision.after_s)
             await self._put_back(running, crashed=decision.crashed)
         else:
+            self._outgrown.forget(task.id)
             outcome = Outcome.LOST if event.crashed else Outcome.FAILED
             await self._booking.failed(running, decision.error, outcome)
 

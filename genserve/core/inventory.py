@@ -13,13 +13,20 @@ from genserve.file_hashes import joined
 from genserve.store import tool_weights
 from genserve.store.extra_weights import (
     ExtraFile,
+    problem_of_vae,
     scan_checkpoint,
     scan_controlnet,
     scan_embeddings,
     scan_vaes,
     stamp_of,
 )
-from genserve.store.weights import ModelFolder, scan_model, scan_part, scan_transformer
+from genserve.store.weights import (
+    ModelFolder,
+    is_pipeline,
+    scan_model,
+    scan_part,
+    scan_transformer,
+)
 
 FAMILIES_WITHOUT_WEIGHTS = frozenset({"fake", "canny", "lanczos"})
 FAMILIES_THAT_DO_NOT_DRAW = FAMILIES_WITHOUT_WEIGHTS | tool_weights.SCANS.keys()
@@ -125,17 +132,19 @@ def _scanned(config: Config, model_id: str) -> _Found:
         for name, folder in model.controls.items()
     }
     folder = _folder(config, model_id)
-    if model.family in FAMILIES_OF_CHECKPOINTS and any(folder.glob("*.safetensors")):
-        return _Found(scan_checkpoint(folder), controls)
+    base = _folder(config, model.base) if model.base else None
+    whole = is_pipeline(folder)
+    if model.family in FAMILIES_OF_CHECKPOINTS and not whole and any(folder.glob("*.safetensors")):
+        return _Found(scan_checkpoint(folder, model.family, base), controls)
     if model.base is not None and controls:  # its ControlNets are all that it is
         return _Found(min(controls.values(), key=_uselessness), controls)
     scan_tool = tool_weights.SCANS.get(model.family)
     if scan_tool is not None:
         return _Found(scan_tool(folder, model.options), {})
-    if model.base is None:
+    if base is None:
         return _Found(scan_model(folder), controls)
-    if (folder / "model_index.json").is_file():
-        return _Found(scan_model(folder, partial=True), {})
+    if whole:
+        return _Found(scan_model(folder, base=base), {})
     return _Found(scan_transformer(folder), {})
 
 
@@ -179,10 +188,11 @@ def _with_vae(config: Config, model_id: str, found: _Found) -> _Found:
     if name is None or not _usable(found.own):
         return found
     path = config.models_dir / name
-    problem = None
     if path.is_dir():
         problem = scan_part(path).problem
-    elif not path.is_file():
+    elif path.is_file():
+        problem = problem_of_vae(path)
+    else:
         problem = f"its VAE is missing; put it into models/{name}"
     stamp = joined(found.own.stamp, stamp_of(path))
     return replace(found, own=replace(found.own, problem=problem, stamp=stamp))
@@ -249,6 +259,7 @@ def _spec(config: Config, model_id: str, found: _Found, extras: Extras) -> Model
         dtype=model.dtype,
         quantization=model.quantization,
         offload=model.offload,
+        vae_tiling=model.vae_tiling,
         options=model.options,
         stamp=joined(folder.stamp, *(one.stamp for one in beside)),
     )

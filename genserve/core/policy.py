@@ -6,9 +6,10 @@ a task that was passed `max_passes` times is passed no more. So a task that beca
 for at most `max_passes` tasks of its own priority because of warmth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 
 from genserve.domain.pool import TaskFailed, WorkerInfo
 from genserve.domain.request import GenerationRequest
@@ -18,6 +19,7 @@ from genserve.store.tasks import Candidate
 
 DISK_PAUSE_S = 5.0
 """How long a task rests whose picture the disk did not take."""
+_NO_NEEDS: Mapping[str, int] = MappingProxyType({})
 FRESH_TRIES = 1
 """How often a task whose picture was unusable is run again on a fresh worker process."""
 
@@ -69,26 +71,30 @@ def warmth(key: str, worker: WorkerInfo) -> Warmth:
 
 
 def choose(
-    candidates: Sequence[Candidate], idle: Sequence[WorkerInfo], *, max_passes: int
+    candidates: Sequence[Candidate],
+    idle: Sequence[WorkerInfo],
+    *,
+    max_passes: int,
+    needs: Mapping[str, int] = _NO_NEEDS,
 ) -> Choice | None:
-    """The next task and its worker, or None when there is no task or no idle worker.
+    """The next task and its worker, or None when no idle worker can take one.
 
     `candidates` are the first of the queue in rank order. The warmest pair wins; among equally
     warm ones the task that is further ahead. A cold task goes to the worker that holds least.
+    `needs`: tasks that only a worker with more memory than that, in bytes, may take; one that none
+    of the idle can take is as if it were not there.
     """
-    if not candidates or not idle:
+    able = {c.id: _able(idle, needs.get(c.id)) for c in candidates}
+    reach = _within_reach([c for c in candidates if able[c.id]], max_passes)
+    pairs = [
+        (warmth(candidate.warm_key, idle[number]), -position, -len(idle[number].loaded), -number)
+        for position, candidate in enumerate(reach)
+        for number in able[candidate.id]
+    ]
+    if not pairs:
         return None
-    reach = _within_reach(candidates, max_passes)
-    best = max(
-        (
-            (warmth(candidate.warm_key, worker), -position, -len(worker.loaded), -number)
-            for position, candidate in enumerate(reach)
-            for number, worker in enumerate(idle)
-        ),
-    )
-    position, number = -best[1], -best[3]
-    if best[0] is Warmth.COLD:
-        position = 0
+    _, behind, _, last = max(pairs)
+    position, number = -behind, -last
     return Choice(
         task_id=reach[position].id,
         worker_id=idle[number].id,
@@ -96,12 +102,18 @@ def choose(
     )
 
 
+def _able(idle: Sequence[WorkerInfo], more_than_bytes: int | None) -> list[int]:
+    """The numbers of the workers that have more memory than that."""
+    if more_than_bytes is None:
+        return list(range(len(idle)))
+    return [n for n, worker in enumerate(idle) if (worker.memory_total or 0) > more_than_bytes]
+
+
 def _within_reach(candidates: Sequence[Candidate], max_passes: int) -> list[Candidate]:
     """The candidates that may be taken now: none beyond one that must not be passed again."""
-    head = candidates[0]
     reach: list[Candidate] = []
     for candidate in candidates:
-        if candidate.priority != head.priority:
+        if candidate.priority != candidates[0].priority:
             break
         reach.append(candidate)
         if candidate.passed >= max_passes:
@@ -109,8 +121,12 @@ def _within_reach(candidates: Sequence[Candidate], max_passes: int) -> list[Cand
     return reach
 
 
-def after_failure(failure: TaskFailed, *, crashes: int, poison_after: int) -> Requeue | GiveUp:
+def after_failure(
+    failure: TaskFailed, *, crashes: int, poison_after: int, has_larger: bool = False
+) -> Requeue | GiveUp:
     """What to do with a task whose attempt failed; `crashes` counts earlier ones.
+
+    `has_larger`: it ran out of memory, and another worker has more, which is to take it then.
 
     A crash is tried again until the task counts as poison. A failure that a fresh process may
     cure (an unusable picture) is tried again once. A disk that cannot take the picture is not the
@@ -118,6 +134,8 @@ def after_failure(failure: TaskFailed, *, crashes: int, poison_after: int) -> Re
     """
     if failure.error.code == StoreUnavailable.code:
         return Requeue(crashed=False, after_s=DISK_PAUSE_S)
+    if has_larger:
+        return Requeue(crashed=False)
     if failure.crashed:
         if crashes + 1 >= poison_after:
             return GiveUp(ErrorInfo.of(Poisoned(crashes=crashes + 1)))

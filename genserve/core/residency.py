@@ -90,6 +90,8 @@ class Residency:
         self._pool = pool
         self._preload = tuple(preload)
         self._preloaded: set[tuple[int | None, str]] = set()
+        self._outdated: set[tuple[int | None, str]] = set()
+        """Models by their process that were read before their files changed."""
         self._wake = wake
         self._errands: list[_Errand] = []
         self._unloading: list[_Unloading] = []
@@ -106,7 +108,7 @@ class Residency:
         for worker in self._pool.workers():
             if worker.state in GONE:
                 reports.append(Report(worker.id, Outcome.UNAVAILABLE))
-            elif spec.id in worker.loaded:
+            elif self._holds(worker, spec):
                 reports.append(Report(worker.id, Outcome.ALREADY_LOADED))
             elif worker.state is WorkerState.IDLE:
                 errands.append(self._errand(worker.id, spec))
@@ -143,17 +145,35 @@ class Residency:
             reports += [Report(one.worker_id, Outcome.UNLOADING) for one in told]
         return sorted(reports, key=lambda report: report.worker)
 
-    async def follow(self, preload: Sequence[ModelSpec], gone: Sequence[str]) -> None:
+    async def follow(
+        self, preload: Sequence[ModelSpec], gone: Sequence[str], renewed: Sequence[str]
+    ) -> None:
         """The models on disk have changed: load these ahead from now on, unload what is gone.
 
-        What was loaded ahead, or tried, counts no longer when it is another model by now.
+        What was loaded, loaded ahead or tried counts no longer when it is another model by now:
+        `renewed` are the ids whose files have changed.
         """
+        workers = {worker.pid: worker for worker in self._pool.workers()}
+        self._outdated = {(pid, model) for pid, model in self._outdated if pid in workers} | {
+            (pid, model)
+            for pid, worker in workers.items()
+            for model in renewed
+            if model in (*worker.loaded, worker.loading)
+        }
         same = {spec.id for spec in preload if spec in self._preload}
         self._preloaded = {(pid, model) for pid, model in self._preloaded if model in same}
         self._preload = tuple(preload)
         for model_id in gone:
             await self.unload(model_id, wait=False)
         self._wake()
+
+    def _holds(self, worker: WorkerInfo, spec: ModelSpec) -> bool:
+        """Whether the model is in memory as it is on disk.
+
+        A task may have read it anew without anybody's noticing here: then it is looked at once more
+        than needed, which reads nothing.
+        """
+        return spec.id in worker.loaded and (worker.pid, spec.id) not in self._outdated
 
     def _errand(self, worker_id: str, spec: ModelSpec) -> _Errand:
         """The errand there is already, or a new one."""
@@ -193,7 +213,7 @@ class Residency:
     def _next(self, worker: WorkerInfo) -> _Errand | None:
         for errand in self._errands:
             if errand.worker_id == worker.id and errand.pid is None:
-                if errand.spec.id not in worker.loaded:
+                if not self._holds(worker, errand.spec):
                     return errand
                 errand.end(Outcome.LOADED)  # a task has loaded it meanwhile
         self._forget_ended()
@@ -202,9 +222,14 @@ class Residency:
     async def _hand_over(self, errand: _Errand, worker: WorkerInfo) -> None:
         errand.pid = worker.pid
         try:
-            await self._pool.prepare(worker.id, errand.spec)
+            await self._prepare(worker, errand.spec)
         except LookupError:  # it went down, or is not idle any more: at the next chance
             errand.pid = None
+
+    async def _prepare(self, worker: WorkerInfo, spec: ModelSpec) -> None:
+        """Raises `LookupError`."""
+        await self._pool.prepare(worker.id, spec)
+        self._outdated.discard((worker.pid, spec.id))
 
     async def preload(self, idle: Sequence[WorkerInfo]) -> None:
         """Nothing waits: have idle workers load the models that they should hold."""
@@ -215,11 +240,11 @@ class Residency:
             ]
             if missing:
                 self._preloaded.add((worker.pid, missing[0].id))
-                if missing[0].id in worker.loaded:
+                if self._holds(worker, missing[0]):
                     self._wake()  # for the next one
                     continue
                 with suppress(LookupError):  # it went down, or is not idle any more
-                    await self._pool.prepare(worker.id, missing[0])
+                    await self._prepare(worker, missing[0])
 
     # Following up
 
@@ -260,7 +285,7 @@ class Residency:
         for errand in self._errands:
             worker = workers[errand.worker_id]
             # Busy with it until `loading` is over: who hears "loaded" may go on at once.
-            if errand.spec.id in worker.loaded and worker.loading != errand.spec.id:
+            if self._holds(worker, errand.spec) and worker.loading != errand.spec.id:
                 errand.end(Outcome.LOADED)
         for one in self._unloading:
             if one.model_id not in workers[one.worker_id].loaded:

@@ -19,7 +19,7 @@ from genserve.core.live_catalog import LiveCatalog
 from genserve.core.metrics import Metrics
 from genserve.core.residency import preloads
 from genserve.core.service import Service
-from genserve.core.stocktaking import Changes, Kind
+from genserve.core.stocktaking import Changes
 from genserve.domain.pool import WorkerPool
 from genserve.errors import UnsafeBinding
 from genserve.store import leases, tasks
@@ -180,17 +180,20 @@ class Runtime:
     async def rescan(self) -> Changes:
         """Look at the folders of weights again; what runs and what waits goes on.
 
-        A model that cannot be used any more is unloaded when its worker is free. Raises
-        `WeightsUnreadable`; then everything is as it was.
+        A model that cannot be used any more, or whose stand-in takes over, is unloaded when its
+        worker is free. Raises `WeightsUnreadable`; then everything is as it was.
         """
+        was = {entry.spec.id: entry for entry in self.catalog.models()}
         changes = await self.catalogs.rescan()
-        gone = [
-            item.name
-            for item in (*changes.removed, *changes.changed)
-            if item.kind is Kind.MODEL and not item.available
-        ]
+        gone, renewed = [], []
+        for entry in self.catalog.models():
+            model_id, before = entry.spec.id, was[entry.spec.id]
+            if entry.served_by != model_id == before.served_by:
+                gone.append(model_id)
+            elif entry.spec.stamp != before.spec.stamp:
+                renewed.append(model_id)
         preload = preloads(self.catalog, self.config.pool.preload)
-        await self.dispatcher.residency.follow(preload, gone)
+        await self.dispatcher.residency.follow(preload, gone, renewed)
         return changes
 
     async def drain(self) -> None:

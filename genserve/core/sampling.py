@@ -7,6 +7,7 @@ from genserve.domain.request import GenerationRequest
 from genserve.domain.samplers import WITHOUT_SIGMAS, read_sampler
 from genserve.errors import (
     BadControlRange,
+    ContradictingSigmas,
     SchedulerWithoutSigmas,
     UnknownScheduler,
     UnknownVae,
@@ -29,6 +30,7 @@ def check(request: GenerationRequest, spec: ModelSpec, defaults: Defaults) -> No
         raise UnknownScheduler(
             model=request.model, scheduler=request.scheduler, supported=list(able.schedulers)
         )
+    _check_agreement(request)
     if request.scheduler or request.sigmas:
         _check_sigmas(completed(request, defaults), request.model, spec)
     if (request.clip_skip or 0) > 1 and not able.clip_skip:
@@ -41,6 +43,13 @@ def check(request: GenerationRequest, spec: ModelSpec, defaults: Defaults) -> No
     for control in (image.control for image in request.images if image.control is not None):
         if control.start >= control.end:
             raise BadControlRange(start=control.start, end=control.end)
+
+
+def _check_agreement(request: GenerationRequest) -> None:
+    """A scheduler's name may carry its levels; `sigmas` beside it may only say the same."""
+    named = read_sampler(request.scheduler).sigmas if request.scheduler else None
+    if named is not None and request.sigmas not in (None, named):
+        raise ContradictingSigmas(scheduler=request.scheduler, sigmas=request.sigmas)
 
 
 def _check_sigmas(asked: dict[str, Any], model: str, spec: ModelSpec) -> None:

@@ -57,7 +57,8 @@ class ModelSpec(Value):
     `base` is the folder of the model that this one adds to (a Flux ControlNet, Redux), `controls`
     are the folders of ControlNets by what they follow, `vae` replaces the folder's own: a folder
     or a single file. `vaes` and `embeddings` (trained words) are the files that a request may name.
-    `dtype`, `quantization` and `offload` say how it is kept in memory. `stamp` changes whenever one
+    `dtype`, `quantization` and `offload` say how it is kept in memory, `vae_tiling` that pictures
+    are always decoded in tiles. `stamp` changes whenever one
     of these files does, so that what is in memory is told from what is on disk now.
     """
 
@@ -79,5 +80,6 @@ class ModelSpec(Value):
     dtype: str = "auto"
     quantization: Quantization = "none"
     offload: Offload = "none"
+    vae_tiling: bool = False
     options: dict[str, str | int | float | bool] = {}
     stamp: str = ""

@@ -7,7 +7,7 @@ from typing import Protocol
 from genserve.domain.lora import LoraSource
 from genserve.domain.model import ModelSpec
 from genserve.domain.request import GenerationRequest, Value
-from genserve.domain.task import ErrorInfo, Result
+from genserve.domain.task import Degraded, ErrorInfo, Result
 
 
 class WorkerState(StrEnum):
@@ -64,6 +64,8 @@ class Assignment(Value):
     """The blob store's folder, which the worker writes finished pictures to."""
     previews: bool = True
     """Whether to show now and then what the picture looks like so far."""
+    degraded: tuple[Degraded, ...] = ()
+    """What earlier attempts have made the answer say."""
 
 
 class _AboutTask(Value):

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from genserve.domain.model import ModelSpec
+from genserve.domain.model import ModelSpec, Offload
 from genserve.domain.request import GenerationRequest
-from genserve.pipelines import faults, registry
+from genserve.domain.task import Degraded
+from genserve.pipelines import faults, registry, weighing
 from genserve.pipelines.base import DeviceKind, Pipeline
-from genserve.pipelines.shelf import Shelf, weights_in
+from genserve.pipelines.shelf import Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,21 @@ class _Resident:
 
     stamp: str
     pipeline: Pipeline
+    degraded: tuple[Degraded, ...] = ()
+    """What had to be done to make it fit at all."""
+
+
+OFFLOADED: dict[Offload, Degraded] = {
+    "model": Degraded(
+        code="offloaded_networks",
+        detail="The model's networks waited in CPU memory for their turn.",
+    ),
+    "sequential": Degraded(
+        code="offloaded_layers",
+        detail="The layers of the model's networks waited in CPU memory for their turn.",
+    ),
+}
+"""From what costs less time to what costs more."""
 
 
 class Residents:
@@ -49,7 +65,8 @@ class Residents:
         return resident.pipeline
 
     def load(self, spec: ModelSpec) -> Pipeline:
-        """Load a model, after making room for it. When it does not fit, alone.
+        """Load a model, after making room for it. When it does not fit, alone; when it does not fit
+        alone either, on a GPU, with ever more of it in CPU memory.
 
         What was loaded under its id before its files changed is the first to make room; the
         networks that are still the same go over to the new one. Raises `BrokenModel`,
@@ -57,15 +74,30 @@ class Residents:
         """
         if spec.id in self._residents:
             self._residents.move_to_end(spec.id, last=False)
-        self._make_room(self._to_come(spec, _sources(spec)))
-        pipeline = registry.make(spec.family)
-        if not _fits(partial(self._try, pipeline, spec), alone=not self._residents):
-            self.evict_others("")
-            pipeline = registry.make(spec.family)
-            self._try(pipeline, spec)
+        self._make_room(self._to_come(spec, weighing.sources(spec)))
+        pipeline, how = self._read(spec)
         self.unload(spec.id)
-        self._residents[spec.id] = _Resident(spec.stamp, pipeline)
+        degraded = () if how == spec.offload else (OFFLOADED[how],)
+        self._residents[spec.id] = _Resident(spec.stamp, pipeline, degraded)
+        self._make_room(0, stay=1)  # now it is known what it takes
         return pipeline
+
+    def _read(self, spec: ModelSpec) -> tuple[Pipeline, Offload]:
+        """The model, and how its weights wait after all."""
+        ways = _ways(spec, self._device)
+        while True:
+            pipeline = registry.make(spec.family)
+            placed = spec.model_copy(update={"offload": ways[0]})
+            last = len(ways) == 1 and not self._residents
+            if _fits(partial(self._try, pipeline, placed), alone=last):
+                return pipeline, ways[0]
+            if not self.evict_others(""):
+                ways = ways[1:]
+
+    def degraded(self, model_id: str) -> tuple[Degraded, ...]:
+        """What every answer of a loaded model says of how it is kept."""
+        resident = self._residents.get(model_id)
+        return resident.degraded if resident is not None else ()
 
     def complete(self, spec: ModelSpec, request: GenerationRequest) -> None:
         """Read what the request needs beside what its model was loaded with: a ControlNet.
@@ -80,6 +112,7 @@ class Residents:
             if not _fits(read, alone=len(self._residents) == 1):
                 self.evict_others(spec.id)
                 read()
+        self._make_room(0, stay=1)
 
     def unload(self, model_id: str) -> None:
         """Give back what that model takes; nothing when it is not loaded."""
@@ -108,7 +141,9 @@ class Residents:
     def _to_come(self, spec: ModelSpec, sources: Iterable[Path]) -> int:
         """What reading these will take of the device's memory."""
         waits_outside = self._device != "cpu" and spec.offload != "none"
-        return 0 if waits_outside else _missing_bytes(sources, self._shelf)
+        if waits_outside:
+            return 0
+        return weighing.missing_bytes(sources, spec, self._shelf, self._device)
 
     def _make_room(self, needed_bytes: int, stay: int = 0) -> None:
         """Unload the least recently used while it does not fit; the last `stay` are left."""
@@ -119,17 +154,16 @@ class Residents:
             faults.release_memory()
 
 
-def weights_bytes(spec: ModelSpec, shelf: Shelf) -> int:
-    """How large the weights are on disk that are yet to be read: a guess at what they will take.
+def _ways(spec: ModelSpec, device: DeviceKind) -> list[Offload]:
+    """How the model's weights may wait: as configured, then ever more of them in CPU memory.
 
-    Without its ControlNets, which are read when they are asked for.
+    Quantised weights of GGUF and nf4 do not survive being taken apart layer by layer.
     """
-    return _missing_bytes(_sources(spec), shelf)
-
-
-def _missing_bytes(sources: Iterable[Path], shelf: Shelf) -> int:
-    missing = (source for source in sources if not shelf.holds(source))
-    return sum(file.stat().st_size for source in missing for file in _files(source))
+    if device == "cpu" or spec.offload != "none":
+        return [spec.offload]
+    files = (file for source in weighing.sources(spec) for file in weighing.files_of(source))
+    taken_apart = spec.quantization != "nf4" and not any(f.suffix == ".gguf" for f in files)
+    return ["none", "model", "sequential"] if taken_apart else ["none", "model"]
 
 
 def _fits(read: Callable[[], object], *, alone: bool) -> bool:
@@ -141,23 +175,3 @@ def _fits(read: Callable[[], object], *, alone: bool) -> bool:
             raise
         return False
     return True
-
-
-def _sources(spec: ModelSpec) -> list[Path]:
-    """The folders and files of the networks that a model is loaded with, each network's once."""
-    networks: dict[str, Path] = {}
-    for folder in (spec.base, spec.folder):
-        if folder is not None and folder.is_dir():
-            networks |= {part.name: part for part in sorted(folder.iterdir()) if part.is_dir()}
-    if spec.vae is not None:
-        networks["vae"] = spec.vae
-    alone = [spec.folder] if spec.folder.is_file() else []
-    is_control = spec.folder in spec.controls.values()
-    whole = is_control or (spec.folder / "model_index.json").is_file()
-    if not whole and spec.folder.is_dir():
-        alone = weights_in(spec.folder)  # they are no network's second copy then
-    return [*networks.values(), *alone]
-
-
-def _files(source: Path) -> list[Path]:
-    return [source] if source.is_file() else weights_in(source)

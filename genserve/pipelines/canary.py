@@ -17,6 +17,7 @@ from PIL import Image
 from genserve.domain.model import ModelSpec
 from genserve.domain.request import GenerationRequest, Mode
 from genserve.domain.samplers import canonical_scheduler
+from genserve.errors import UnsupportedMode
 from genserve.pipelines.base import Pipeline, Stage, UnusablePicture
 from genserve.pipelines.images import refuse_constant
 
@@ -42,7 +43,8 @@ def check(
 
     `device` is the device's full name with whatever else about it decides the picture. A model
     that draws nothing usable from the start is not recorded: that is not the device's fault. One
-    that cannot draw from text alone has no canary. Raises `CanaryMismatch`, or what drawing raises.
+    that cannot draw from text alone (an inpainting checkpoint, whatever its entry says) has no
+    canary. Raises `CanaryMismatch`, or what drawing raises.
     """
     if Mode.TEXT2IMG not in spec.capabilities.modes:
         return
@@ -98,11 +100,11 @@ def _request(spec: ModelSpec) -> GenerationRequest:
 
 
 def _draw(pipeline: Pipeline, request: GenerationRequest) -> str | None:
-    """The hash of the known picture, None when it is unusable."""
+    """The hash of the known picture, None when it is unusable or not to be had."""
     try:
         image = pipeline.generate(request, request.seed or 0, {}, _Silent())
         refuse_constant(image)
-    except UnusablePicture:
+    except (UnusablePicture, UnsupportedMode):
         return None
     return hashlib.sha256(image.tobytes()).hexdigest()
 

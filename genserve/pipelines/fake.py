@@ -14,6 +14,7 @@ misbehave; the behaviours marked * take `=N`: then only in a task's first N atte
     fake:hang_in_c *      the same inside C code that holds the interpreter's lock
     fake:fatal *          a CUDA error after which the process must not go on
     fake:error *          an ordinary exception
+    fake:no_memory *      out of memory on every rung
     fake:nan *            numbers that are not finite
     fake:constant *       every pixel is the same
 
@@ -87,6 +88,7 @@ _FIRST_STEP: dict[str, Callable[[], None]] = {
     "hang_in_c": _hang_in_c,
     "fatal": _fatal,
     "error": _error,
+    "no_memory": _oom,
     "nan": _nan,
 }
 _ON_LOAD: dict[str, Callable[[], None]] = {**_FIRST_STEP, "oom": _oom}

@@ -19,7 +19,7 @@ from diffusers import (
 from PIL import Image
 
 from genserve.domain.request import Control, ControlType, GenerationRequest, ImageRole, Mode
-from genserve.errors import UnsupportedMode
+from genserve.errors import UnsupportedMask, UnsupportedMode
 from genserve.pipelines.controlnets import control_of
 from genserve.pipelines.flux_loading import FluxParts, Kind
 from genserve.pipelines.schedulers import noise_levels
@@ -44,7 +44,10 @@ class Plan:
 
 
 def plan(parts: FluxParts, request: GenerationRequest, inputs: Inputs) -> Plan:
-    """The plan of one picture. Raises `UnsupportedMode`, `UnsupportedControl`."""
+    """The plan of one picture.
+
+    Raises `UnsupportedMode`, `UnsupportedControl`, `UnsupportedMask`.
+    """
     if request.mode not in modes_of(parts):
         raise UnsupportedMode(model=request.model, mode=request.mode, supported=[*modes_of(parts)])
     match request.mode:
@@ -113,6 +116,8 @@ def _redrawing(pipe: Any, request: GenerationRequest, given: dict[str, Any]) -> 
 
 
 def _controlled(parts: FluxParts, request: GenerationRequest, inputs: Inputs) -> Plan:
+    if ImageRole.MASK in inputs:
+        raise UnsupportedMask(model=request.model)
     given: dict[str, Any] = {"control_image": inputs[ImageRole.CONTROL]}
     components = parts.components()
     plain, redrawing = FluxControlPipeline, FluxControlImg2ImgPipeline

@@ -192,8 +192,9 @@ def _from_file(
         read = network.from_single_file(
             str(file), config=str(config), local_files_only=True, dtype=dtype, **options
         )
-    except (KeyError, IndexError, NotImplementedError, ValueError):
-        # names that the library's translation looks for, weights without a value, other shapes
+    except (KeyError, IndexError, NotImplementedError, ValueError, OSError):
+        # names that the library's translation looks for, weights without a value, other shapes, a
+        # file that ends too early
         raise BrokenModel(f"{file.name} is no {network.__name__}, or lacks weights") from None
     for name, weight in read.named_parameters():
         if weight.is_meta:  # the library leaves what the file lacks without a value

@@ -36,6 +36,8 @@ _EVERYWHERE = {"steps_offset": 1}
 _FEW_STEPS = 10
 _LCM_STEPS = 50
 """The steps that an LCM was distilled from (the library's default)."""
+_LEAST_SHARE = 1 / 50
+"""Where the step of the least strength starts, unless the steps that are asked for are finer."""
 
 
 class AnywhereLMS(LMSDiscreteScheduler):  # type: ignore[misc] # untyped base
@@ -229,9 +231,11 @@ def flow_scheduler(name: str, of_model: Any, sigmas: str | None = None) -> Any:
 def noise_levels(steps: int, strength: float = 1.0) -> list[float]:
     """Where each step starts, from 1 (noise alone) downwards; FLUX's even schedule.
 
-    With `strength` below 1 the first levels are left out, as diffusers' img2img does, but at
-    least one step is made: strength 0 redraws as little as a step can.
+    With `strength` below 1 the first levels are left out, as diffusers' img2img does. At least one
+    step is made. Where the strength asks for less than a step, that one starts at the strength
+    itself, since the schedule's last step would redraw more, and its only one everything.
     """
+    if steps * strength < 1:
+        return [max(strength, min(_LEAST_SHARE, 1 / steps))]
     levels: list[float] = np.linspace(1.0, 1 / steps, steps).tolist()
-    first = min(int(steps - steps * strength), steps - 1)
-    return levels[first:]
+    return levels[int(steps - steps * strength) :]

@@ -25,7 +25,7 @@ from transformers import (
 
 from genserve.domain.model import ModelSpec, Offload
 from genserve.domain.request import GenerationRequest, ImageRole, Mode
-from genserve.errors import UnsupportedMode
+from genserve.errors import SideTooLong, UnsupportedMode
 from genserve.pipelines import sd3_text, sd_decode
 from genserve.pipelines.base import DeviceKind, Hook, Stage
 from genserve.pipelines.placement import Placement
@@ -121,7 +121,7 @@ class Sd3:
             return sd_decode.decode(planned.pipe, latents)
 
     def _plan(self, request: GenerationRequest, inputs: Mapping[ImageRole, Image.Image]) -> Plan:
-        """Raises `UnsupportedMode`."""
+        """Raises `UnsupportedMode`, `SideTooLong`."""
         given: dict[str, Any] = {"width": request.width, "height": request.height}
         match request.mode:
             case Mode.TEXT2IMG:
@@ -143,6 +143,7 @@ class Sd3:
         scheduler = flow_scheduler(request.scheduler or "euler", self._scheduler, request.sigmas)
         pipe = kind(**self._loaded[0].components(request), scheduler=scheduler)
         pipe.set_progress_bar_config(disable=True)
+        _check_sides(pipe, request)
         return Plan(pipe, given, steps)
 
     def low_memory(self) -> AbstractContextManager[None]:
@@ -164,6 +165,15 @@ class Sd3:
         if self._shelf is not None:
             self._shelf.give_back(self)
         self._parts = None
+
+
+def _check_sides(pipe: Any, request: GenerationRequest) -> None:
+    """The transformer knows the places of so many patches on a side, whatever the other side is."""
+    config = pipe.transformer.config
+    width, height = request.width or 0, request.height or 0
+    longest = config.pos_embed_max_size * config.patch_size * pipe.vae_scale_factor
+    if max(width, height) > longest:
+        raise SideTooLong(model=request.model, width=width, height=height, max_side=longest)
 
 
 def _steps(request: GenerationRequest) -> tuple[int, int]:

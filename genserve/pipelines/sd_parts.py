@@ -1,5 +1,6 @@
 """A loaded Stable Diffusion model: its networks, what else it may take, and where they are kept."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -18,6 +19,12 @@ from genserve.pipelines.controlnets import ControlNets
 from genserve.pipelines.placement import Placement
 from genserve.pipelines.sd_loading import SHIPPED, Layout
 
+_SD1_SCALING = 0.18215
+_SAME_SCALING = 0.01
+"""Relative. The families' scalings lie much farther apart: 0.18215, 0.13025, 1.5305."""
+_SHARED_WITH_UNET = ("cross_attention_dim", "addition_embed_type")
+"""What decides which text, and which sizes beside it, a ControlNet is told of."""
+
 
 class SdParts:
     """One model of the families sd15, sdxl or sd3 in memory. Used by one thread."""
@@ -35,8 +42,10 @@ class SdParts:
         self._placement = placement
         self._careful_vae = careful_vae
         self._offload: Offload = placement.offload
+        own_vae = sd_loading.config_of(spec.folder, layout, "vae")
+        self._scaling = _scaling(sd_loading.read_json(own_vae / "config.json"))
         kept = dict.fromkeys(layout.networks, placement)
-        kept["vae"] = self._placement_of_vae(sd_loading.config_of(spec.folder, layout, "vae"))
+        kept["vae"] = self._placement_of_vae(own_vae)
         if spec.vae is not None:
             del kept["vae"]
         self._components = sd_loading.load(spec.folder, spec.base, kept, layout)
@@ -44,9 +53,7 @@ class SdParts:
             self._components["vae"] = self._read_vae(spec.vae, placement.user)
         preview.use_decoder(self._components["vae"], spec, placement.read)
         self.trained: Mapping[str, Any] = self._components.pop("scheduler")
-        self.controlnets = ControlNets(
-            spec.controls, lambda folder: placement.read(ControlNetModel, folder)
-        )
+        self.controlnets = ControlNets(spec.controls, self._read_controlnet)
         self._borrower = object()
         self._borrowed: tuple[str, Any] | None = None
 
@@ -107,6 +114,21 @@ class SdParts:
         channels, needed = read.config.latent_channels, network.config.out_channels
         if channels != needed:
             raise BrokenModel(f"it has {channels} latent channels, not {needed}")
+        scaling = _scaling(read.config)
+        if not math.isclose(scaling, self._scaling, rel_tol=_SAME_SCALING):
+            raise BrokenModel(f"it scales latents by {scaling}, not by {self._scaling}")
+        return read
+
+    def _read_controlnet(self, folder: Path) -> Any:
+        """Raises `BrokenModel`, also for one that was trained beside another kind of model."""
+        read = self._placement.read(ControlNetModel, folder)
+        unet = self._components["unet"].config
+        for name in _SHARED_WITH_UNET:
+            if _plain(read.config[name]) != _plain(unet[name]):
+                raise BrokenModel(
+                    f"{folder.name} is a ControlNet for another kind of model (its {name} is"
+                    f" {read.config[name]}, the UNet's {unet[name]}); take one for this model"
+                )
         return read
 
     def _placement_of_vae(self, config: Path) -> Placement:
@@ -166,6 +188,17 @@ class SdParts:
         """Return everything to the shelf."""
         self._return_vae()
         self._placement.shelf.give_back(self._placement.user)
+
+
+def _scaling(config: Mapping[str, Any]) -> float:
+    """A VAE's; where it does not say, diffusers takes that of Stable Diffusion 1."""
+    return float(config.get("scaling_factor") or _SD1_SCALING)
+
+
+def _plain(setting: Any) -> Any:
+    """What a setting says of every block, given once or for each of them."""
+    several = isinstance(setting, list | tuple)
+    return setting[0] if several and len(set(setting)) == 1 else setting
 
 
 @contextmanager

@@ -18,6 +18,16 @@ MAX_VECTORS = 75
 _DECODERS = ("decoder.conv_in.weight", "first_stage_model.decoder.conv_in.weight")
 """Tensors that every VAE file has, with and without its original prefix."""
 _UNETS = "model.diffusion_model."
+_TOKENIZERS = {
+    "sd15": {"tokenizer": ""},
+    "sdxl": {"tokenizer": "", "tokenizer_2": ""},
+    "sd3": {
+        "tokenizer": "text_encoders.clip_l.",
+        "tokenizer_2": "text_encoders.clip_g.",
+        "tokenizer_3": "text_encoders.t5xxl.",
+    },
+}
+"""What a checkpoint of each family needs beside it: where its tensors have such names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +43,36 @@ class ExtraFile:
     stamp: str = ""
 
 
-def scan_checkpoint(folder: Path) -> ModelFolder:
+def scan_checkpoint(folder: Path, family: str, base: Path | None) -> ModelFolder:
     """Look into a folder that holds one Stable Diffusion checkpoint, a single .safetensors file.
 
-    Folders beside it may hold configurations and tokenizers, in diffusers' layout.
+    Folders beside it may hold configurations and tokenizers, in diffusers' layout; `base` is the
+    folder of the model that lends the tokenizers otherwise.
     """
     found = scan_bare(folder)
     if not found.present or found.problem is not None:
         return found
     files = sorted(folder.glob("*.safetensors"))
-    if len(files) > 1:
+    if len(files) != 1:
         return replace(found, problem=f"{folder.name} holds several .safetensors; leave one there")
-    if not any(name.startswith(_UNETS) for name in read_header(files[0]).shapes):
-        problem = f"{folder.name}/{files[0].name} is no checkpoint of Stable Diffusion"
-        return replace(found, problem=problem)
-    return found
+    header, problem = _header(files[0], folder)
+    if header is not None and not any(name.startswith(_UNETS) for name in header.shapes):
+        problem = f"{files[0].name} is no checkpoint of Stable Diffusion"
+    elif header is not None:
+        problem = _missing_tokenizer(header, folder, family, base)
+    return replace(found, problem=problem and f"{folder.name}/{problem}")
+
+
+def _missing_tokenizer(header: Header, folder: Path, family: str, base: Path | None) -> str | None:
+    lenders = [folder] if base is None else [folder, base]
+    for tokenizer, prefix in _TOKENIZERS[family].items():
+        needed = any(name.startswith(prefix) for name in header.shapes)
+        if needed and not any((lender / tokenizer).is_dir() for lender in lenders):
+            return (
+                f"{tokenizer} is missing: a checkpoint file has no tokenizer; copy that folder from"
+                " the model's page, or name a model that has it as `base` in config.yaml"
+            )
+    return None
 
 
 def scan_controlnet(folder: Path) -> ModelFolder:
@@ -81,6 +106,8 @@ def _vae(path: Path) -> ExtraFile | None:
         if _class_name(path) != "AutoencoderKL":
             return None
         return ExtraFile(path.name, path, scan_part(path).problem)
+    if path.suffix.lower() in PICKLES:
+        return ExtraFile(path.stem, path, _of_a_pickle(path))
     if path.suffix != ".safetensors":
         return None
     header, problem = _header(path, path.parent)
@@ -89,6 +116,22 @@ def _vae(path: Path) -> ExtraFile | None:
         if whole or not any(name in header.shapes for name in _DECODERS):
             return None
     return ExtraFile(path.stem, path, problem)
+
+
+def problem_of_vae(file: Path) -> str | None:
+    """Why a file that config.yaml names as a VAE cannot be one, by its header."""
+    if file.suffix.lower() in PICKLES:
+        return _of_a_pickle(file)
+    if file.suffix != ".safetensors":
+        return f"{file.name} is no .safetensors file; take the VAE in that format"
+    header, problem = _header(file, file.parent)
+    if header is not None and not any(name in header.shapes for name in _DECODERS):
+        problem = f"{file.name} is no VAE, but other weights"
+    return problem
+
+
+def _of_a_pickle(file: Path) -> str:
+    return f"{file.name} may run code; convert it to safetensors"
 
 
 def _class_name(folder: Path) -> str | None:
@@ -108,8 +151,7 @@ def scan_embeddings(folder: Path) -> list[ExtraFile]:
 def _embeddings(folder: Path) -> Iterator[ExtraFile]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICKLES:
-            problem: str | None = f"{path.name} may run code; convert it to safetensors"
-            yield ExtraFile(path.stem, path, problem)
+            yield ExtraFile(path.stem, path, _of_a_pickle(path))
         elif path.suffix.lower() == ".safetensors" and path.is_file():
             header, problem = _header(path, folder)
             if header is not None and not _are_words(header):

@@ -1,4 +1,7 @@
-"""What a model's folder consists of: its networks, their sizes, types and hashes."""
+"""What a model's folder consists of: its networks, their sizes, types and hashes.
+
+Tells what is there. Whether it is whole and sound, the scans in `weights` tell.
+"""
 
 import hashlib
 import json
@@ -10,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from genserve.store.safetensors_header import BadWeights, read_header
-from genserve.store.weights import BadFolder, model_components
+from genserve.store.weights import model_components
 
 _CHUNK_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One file of weights. `dtypes` by the number of their parameters, the commonest first."""
+    """One file of weights. `dtypes` by the number of their parameters, the commonest first.
+
+    None of either where the file itself cannot tell.
+    """
 
     path: Path
     size_bytes: int
@@ -29,13 +35,15 @@ class Weights:
 class Part:
     """A component as model_index.json names it, or the one network that a folder is.
 
-    `kind` is its class. `weights` is empty for a tokenizer or a scheduler.
+    `kind` is its class. `weights` is empty for a tokenizer or a scheduler. `lent`: not this folder
+    has it, but the base.
     """
 
     name: str
     kind: str
-    size_bytes: int
-    weights: tuple[Weights, ...]
+    size_bytes: int = 0
+    weights: tuple[Weights, ...] = ()
+    lent: bool = False
 
     @property
     def parameters(self) -> int:
@@ -46,13 +54,21 @@ class Part:
         return tuple(dict.fromkeys(dtype for file in self.weights for dtype in file.dtypes))
 
 
-def parts_of(folder: Path) -> list[Part]:
-    """The parts of a model's folder, or of one network's. Raises `BadFolder`, `OSError`."""
+def parts_of(folder: Path, base: Path | None = None) -> list[Part]:
+    """The parts of a model's folder, or of one network's; a missing one is left out.
+
+    `base` is the folder of the model that lends what this one lacks. Raises `BadFolder` where
+    nobody can tell which parts there are, and `OSError`.
+    """
     if not (folder / "model_index.json").exists():
         return [_part(folder.name, _class_of(folder), folder)]
-    return [
-        _part(name, kind, folder / name) for name, (_, kind) in model_components(folder).items()
-    ]
+    parts = []
+    for name, (_, kind) in model_components(folder).items():
+        if (folder / name).is_dir():
+            parts.append(_part(name, kind, folder / name))
+        elif base is not None and (base / name).is_dir():
+            parts.append(Part(name, kind, lent=True))
+    return parts
 
 
 def sha256_of(path: Path, on_bytes: Callable[[int], None]) -> str:
@@ -66,22 +82,20 @@ def sha256_of(path: Path, on_bytes: Callable[[int], None]) -> str:
 
 
 def _part(name: str, kind: str, folder: Path) -> Part:
-    if not folder.is_dir():
-        raise BadFolder(f"{name} is missing")
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     weights = tuple(_weights(path) for path in files if path.suffix in (".safetensors", ".gguf"))
     return Part(name, kind, sum(path.stat().st_size for path in files), weights)
 
 
 def _weights(path: Path) -> Weights:
-    """Of a GGUF file, only the size is told."""
+    """Of a GGUF file, or of a broken one, only the size is told."""
     size = path.stat().st_size
     if path.suffix == ".gguf":
         return Weights(path, size, 0, ("GGUF",))
     try:
         content: dict[str, Any] = json.loads(read_header(path).raw)
-    except BadWeights as bad:
-        raise BadFolder(f"{path.name} {bad.problem}") from None
+    except BadWeights:
+        return Weights(path, size, 0, ())
     counts: Counter[str] = Counter()
     for name, tensor in content.items():
         if name != "__metadata__":

@@ -19,6 +19,7 @@ from genserve.store.safetensors_header import BadWeights, read_header
 __all__ = [
     "BadFolder",
     "ModelFolder",
+    "is_pipeline",
     "model_components",
     "scan_bare",
     "scan_model",
@@ -31,8 +32,9 @@ CODE = frozenset({".py", ".pyc", ".so"})
 LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion", "flux"})
 """What model_index.json may name: diffusers imports whatever else it finds there. The last two are
 parts of diffusers itself."""
-NEVER_LOADED = frozenset({"safety_checker", "feature_extractor", "image_encoder"})
-"""Components of Stable Diffusion that no recipe uses: a folder may come without them."""
+_SAFETY_CHECKER = "safety_checker"
+_SIGHT = frozenset({"feature_extractor", "image_encoder"})
+"""What Stable Diffusion looks at pictures with, for its checker and for adapters."""
 COMPONENT_CONFIGS = (
     "config.json",
     "scheduler_config.json",
@@ -75,26 +77,41 @@ class BadFolder(Exception):
         self.problem = problem
 
 
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder has diffusers' layout. One that cannot be read has not."""
+    try:
+        return (folder / "model_index.json").is_file()
+    except OSError:
+        return False
+
+
 def model_components(folder: Path) -> dict[str, tuple[str, str]]:
-    """What model_index.json names: component → (library, class). Raises `BadFolder`."""
+    """What model_index.json names and a recipe reads: component → (library, class).
+
+    Raises `BadFolder`.
+    """
     try:
         return _model_index(folder)
     except _Unusable as unusable:
         raise BadFolder(str(unusable)) from None
 
 
-def scan_model(folder: Path, *, partial: bool = False) -> ModelFolder:
+def scan_model(folder: Path, *, base: Path | None = None) -> ModelFolder:
     """Look into a model's folder in diffusers' layout. Reads headers and small files only.
 
-    A `partial` one has a base that lends what it lacks.
+    `base` is the folder of the model that lends what this one lacks.
     """
 
     def look(_: list[Path]) -> dict[str, Any]:
         components = _model_index(folder)
-        if partial:
-            components = {name: it for name, it in components.items() if (folder / name).exists()}
+        if base is not None:
+            components = {name: it for name, it in components.items() if not _lent(base, name)}
         _check_components(folder, components)
         return _own_settings(folder)
+
+    def _lent(base: Path, name: str) -> bool:
+        absent = not (base.is_dir() and any(base.iterdir()))  # which is told of the base
+        return not (folder / name).exists() and (absent or (base / name).is_dir())
 
     return _scanned(folder, look)
 
@@ -140,9 +157,9 @@ def _network(folder: Path, configs: tuple[str, ...]) -> ModelFolder:
 
 def _scanned(folder: Path, look: Callable[[list[Path]], dict[str, Any]]) -> ModelFolder:
     """What is found where `look` finds nothing wrong; it gives what the folder says of itself."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return ModelFolder(present=False)
     try:
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return ModelFolder(present=False)
         files = list(_files(folder))
         own = look(files)
         stamp = fingerprint(files)
@@ -178,13 +195,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _model_index(folder: Path) -> dict[str, tuple[str, str]]:
-    """The components that model_index.json names: folder → (library, class)."""
+    """The components that model_index.json names and that are read: folder → (library, class)."""
     content = _json(folder, folder / "model_index.json")
     components: dict[str, tuple[str, str]] = {}
     for name, value in content.items():
-        if name.startswith("_") or not isinstance(value, list):
+        if name.startswith("_") or not isinstance(value, list) or value == [None, None]:
             continue
-        if value == [None, None]:
+        if not _is_read(name, str(content.get("_class_name"))):
             continue
         if len(value) != 2 or not all(isinstance(part, str) for part in value):
             raise _Unusable(f"{folder.name}/model_index.json: {name} is broken; download it again")
@@ -199,11 +216,17 @@ def _model_index(folder: Path) -> dict[str, tuple[str, str]]:
     return components
 
 
+def _is_read(name: str, pipeline: str) -> bool:
+    """Whether a recipe reads that component of a pipeline of that class: FLUX.1 Redux looks at
+    pictures, Stable Diffusion does not here. A folder may come without what is not read."""
+    return name != _SAFETY_CHECKER and not (
+        name in _SIGHT and pipeline.startswith("StableDiffusion")
+    )
+
+
 def _check_components(folder: Path, components: dict[str, tuple[str, str]]) -> None:
     for name in components:
         component = folder / name
-        if name in NEVER_LOADED and not component.exists():
-            continue
         if name != Path(name).name or not component.is_dir():
             raise _Unusable(f"{folder.name}/{name} is missing; download the whole model")
         configs = [config for config in COMPONENT_CONFIGS if (component / config).is_file()]

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import IO, NoReturn, TypeVar, assert_never
 
@@ -162,11 +163,15 @@ class Child:
             self._tell_models()
         reporter.check_cancelled()
         self._channel.send(Started(**about))
-        with Ladder(rungs(self._residents, pipeline, spec.id)) as ladder:
+        tiled = pipeline.low_memory() if spec.vae_tiling else None
+        rungs_left = rungs(self._residents, pipeline, spec.id)
+        with tiled or nullcontext(), Ladder(rungs_left) as ladder:
             drawing = Drawing(assignment, pipeline, ladder, reporter, self._dressing, made)
             result = drawing.draw(load_s)
         peak = peak_memory.peak_bytes(self._settings.device)
-        return result.model_copy(update={"peak_bytes": peak})
+        before = (*assignment.degraded, *self._residents.degraded(spec.id))
+        degraded = (*before, *(said for said in result.degraded if said not in before))
+        return result.model_copy(update={"peak_bytes": peak, "degraded": degraded})
 
     def _control_map(self, assignment: Assignment, reporter: Reporter) -> Image.Image | None:
         """The map that the picture is to follow, where the request gave a photo instead."""

@@ -169,8 +169,8 @@ class Drawing:
         )
 
     def _keeper(self, asked: images.Size) -> Callable[[Image.Image], Image.Image]:
-        """What makes sure that a filled picture is the caller's own outside of the mask."""
-        if self.assignment.request.mode is not Mode.FILL:
+        """What makes sure that a masked picture is the caller's own outside of the mask."""
+        if self.assignment.request.image(ImageRole.MASK) is None:
             return lambda picture: picture
         try:
             return images.keeper(self.assignment.request, self.assignment.inputs, asked)

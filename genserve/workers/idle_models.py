@@ -41,7 +41,7 @@ class IdleModels:
         """`unload` is called once for each model that was idle for `idle_s` seconds; 0: never."""
         self._last_use = LastUse(idle_s)
         self._unload = unload
-        self._in_use: str | None = None
+        self._in_use: tuple[str, ...] = ()
         self._alarm: asyncio.TimerHandle | None = None
 
     def loaded(self, models: Collection[str]) -> None:
@@ -49,12 +49,11 @@ class IdleModels:
         self._last_use.loaded(models, _now())
         self._watch()
 
-    def in_use(self, model: str | None) -> None:
-        """A task works with this model from now on; None: no task does."""
-        for one in (self._in_use, model):
-            if one is not None:
-                self._last_use.used(one, _now())
-        self._in_use = model
+    def in_use(self, *models: str) -> None:
+        """A task works with these models from now on; none: no task does."""
+        for one in (*self._in_use, *models):
+            self._last_use.used(one, _now())
+        self._in_use = models
 
     def _watch(self) -> None:
         if self._alarm is not None:
@@ -68,7 +67,7 @@ class IdleModels:
     def _look(self) -> None:
         for model in self._last_use.due(_now()):
             self._last_use.used(model, _now())  # not due again before it is gone
-            if model != self._in_use:
+            if model not in self._in_use:
                 self._unload(model)
         self._watch()
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from genserve.domain.model import Offload
 from genserve.pipelines import faults
 from genserve.pipelines.base import Pipeline
-from genserve.pipelines.cache import Residents
+from genserve.pipelines.cache import OFFLOADED, Residents
 from genserve.pipelines.ladder import Rung
 
 
@@ -26,16 +26,7 @@ def rungs(residents: Residents, pipeline: Pipeline, model_id: str) -> list[Rung]
     return [
         Rung("vae_tiling", "The picture was decoded in tiles.", pipeline.low_memory),
         Rung("evicted_models", "Other models were unloaded to make room.", evict),
-        Rung(
-            "offloaded_networks",
-            "The model's networks waited in CPU memory for their turn.",
-            offload("model"),
-        ),
-        Rung(
-            "offloaded_layers",
-            "The layers of the model's networks waited in CPU memory for their turn.",
-            offload("sequential"),
-        ),
+        *(Rung(said.code, said.detail, offload(how)) for how, said in OFFLOADED.items()),
     ]
 
 

@@ -125,7 +125,8 @@ class LocalWorker:
         """Give it a task. Raises `LookupError` when it is not idle."""
         self._take_up(Run(assignment=assignment))
         self._held = HeldTask(assignment, self.id)
-        self._idle.in_use(assignment.model.id)
+        preprocessor = assignment.preprocessor
+        self._idle.in_use(assignment.model.id, *([preprocessor.id] if preprocessor else []))
         self._deadline.set(self._around.settings.min_step_timeout_s, "taking the task")
 
     def prepare(self, model: ModelSpec) -> None:
@@ -334,7 +335,7 @@ class LocalWorker:
         if self._held is not None:
             self._held.forget_limit()
         self._held, self._loading = None, ""
-        self._idle.in_use(None)
+        self._idle.in_use()
         self._state = after
         if isinstance(event, TaskDone):
             self._restarts.finished_task()

@@ -55,7 +55,8 @@ Score = Callable[[Asked, Sequence[Pixels], SubjectClassifier], Figures]
 @dataclass(frozen=True)
 class Measure:
     """What a kind of member is asked (by a seed and a number), how its pictures are judged, and
-    what is expected: the issue's own targets, and for prompts about what the base reaches."""
+    what is expected: of following the picture, what the family promises, and of following the
+    prompt, about what the base reaches."""
 
     ask: Callable[[int, int], Asked]
     score: Score

@@ -156,6 +156,39 @@ def test_modes_take_the_pictures_of_the_document() -> None:
         check(body(controlnet_type="depth"), (), limits, "en")
 
 
+def test_strength_is_refused_where_it_would_count_for_nothing() -> None:
+    limits = Api()
+    for mode, sent in (("text2img", []), ("edit", ["input_image"])):
+        with pytest.raises(ValidationFailed, match=f"strength: mode {mode} does not take it"):
+            check(body(mode=mode, strength=0.5), sent, limits, "en")
+        check(body(mode=mode), sent, limits, "en")
+    steered = body(mode="controlnet", strength=0.5)
+    with pytest.raises(ValidationFailed, match="strength: counts only beside input_image"):
+        check(steered, ["control_image"], limits, "en")
+    check(steered, ["control_image", "input_image"], limits, "en")
+    for mode, sent in (
+        ("img2img", ["input_image"]),
+        ("fill", ["input_image", "mask_image"]),
+        ("redux", ["input_image"]),
+    ):
+        check(body(mode=mode, strength=0.5), sent, limits, "en")
+
+
+def test_a_forms_empty_strength_is_none() -> None:
+    fields = from_form({"prompt": "x", "strength": ""})
+    assert checked(GenerateFields, fields, "en").strength is None
+
+
+def test_a_mask_beside_a_control_picture_needs_the_picture() -> None:
+    with pytest.raises(ValidationFailed, match="mask_image: counts only beside input_image"):
+        check(body(mode="controlnet"), ["control_image", "mask_image"], Api(), "en")
+    pictures = {name: FILE for name in ("control_image", "input_image", "mask_image")}
+    check(body(mode="controlnet"), pictures, Api(), "en")
+    asked = request(body(mode="controlnet"), **pictures)
+    roles = {ImageRole.CONTROL, ImageRole.INIT, ImageRole.MASK}
+    assert {image.role for image in asked.images} == roles
+
+
 def test_pictures_get_their_roles() -> None:
     fill = request(body(mode="fill"), input_image=FILE, mask_image=FILE)
     assert [image.role for image in fill.images] == [ImageRole.INIT, ImageRole.MASK]

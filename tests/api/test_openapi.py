@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -11,6 +12,8 @@ from pydantic import BaseModel
 from genserve.api.dialects import native_docs, native_docs_info
 from tests.api.test_generate import ask
 from tests.serving import RunningServer
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,24 @@ def test_every_operation_tells_permissions_and_errors(schema: dict[str, Any]) ->
     assert schema["paths"]["/auth/keys"]["get"]["x-permissions"] == ["admin"]
     assert schema["paths"]["/generate"]["post"]["x-permissions"] == ["generation"]
     assert schema["paths"]["/healthz"]["get"]["security"] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md", "docs/api.md"])
+@pytest.mark.parametrize("permission", ["generation", "readonly"])
+def test_the_tables_of_permissions_name_every_path(
+    schema: dict[str, Any], name: str, permission: str
+) -> None:
+    """But for tasks, which are said in words."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    (row,) = (line for line in lines if line.startswith(f"| `{permission}` |"))
+    allowed = {
+        path
+        for path, operations in schema["paths"].items()
+        for operation in operations.values()
+        if operation.get("x-permissions") == [permission] and not path.startswith("/task")
+    }
+    assert len(allowed) > 2
+    assert [path for path in sorted(allowed) if f"`{path}`" not in row] == []
 
 
 def test_the_documented_fields_and_defaults_are_in_it(schema: dict[str, Any]) -> None:

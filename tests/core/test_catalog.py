@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy
 import pytest
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from genserve.config import Config
@@ -22,6 +24,7 @@ from genserve.domain.request import (
 )
 from genserve.errors import (
     ConfigError,
+    MaskSizeMismatch,
     MissingImage,
     ModelBroken,
     ModelNotInstalled,
@@ -31,15 +34,23 @@ from genserve.errors import (
     UnknownModel,
     UnknownScheduler,
     UnsupportedControl,
+    UnsupportedMask,
     UnsupportedMode,
     UnsupportedNegativePrompt,
 )
 
 PICTURE = FileRef(sha256="0" * 64, media_type="image/png", width=8, height=8, size_bytes=100)
 
+TALL = PICTURE.model_copy(update={"width": 600, "height": 1200})
 MODELS: dict[str, dict[str, Any]] = {
     "big": {"family": "flux", "modes": ["text2img", "img2img"], "stand_in": "small"},
     "edges": {"family": "flux", "modes": ["controlnet"], "control_types": ["canny"]},
+    "editor": {
+        "family": "fake",
+        "modes": ["text2img", "edit"],
+        "defaults": {"width": 512, "height": 256},
+    },
+    "follower": {"family": "fake", "modes": ["controlnet", "fill"], "control_types": ["canny"]},
     "small": {
         "family": "flux",
         "modes": ["text2img", "img2img", "controlnet"],
@@ -148,7 +159,7 @@ def test_an_absent_control_type_is_the_models_own(folders: Path):
 @pytest.mark.parametrize(
     ("request_", "error", "told"),
     [
-        (asks("none"), UnknownModel, "big, edges, small"),
+        (asks("none"), UnknownModel, "big, edges, editor, follower, small"),
         (asks(mode="fill"), UnsupportedMode, "it supports: text2img, img2img"),
         (asks("edges", mode="text2img"), UnsupportedMode, "it supports: controlnet"),
         (asks(mode="img2img"), MissingImage, "input_image"),
@@ -172,6 +183,66 @@ def test_what_does_not_fit_is_told(
     models = MODELS | {"big": MODELS["big"] | {"schedulers": ["euler", "heun"]}}
     with pytest.raises(error, match=told):
         catalog(folders, models).check(request_)
+
+
+def given(*roles: ImageRole, file: FileRef = PICTURE) -> tuple[InputImage, ...]:
+    return tuple(InputImage(file=file, role=role) for role in roles)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({}, (256, 512)),
+        ({"width": 320}, (320, 640)),
+        ({"height": 320}, (160, 320)),
+        ({"width": 64, "height": 48}, (64, 48)),
+    ],
+)
+def test_an_edited_picture_keeps_its_shape(
+    folders: Path, asked: dict[str, int], size: tuple[int, int]
+):
+    """As many pixels as the model draws where nobody says, in whole multiples."""
+    found = catalog(folders)
+    edit = asks("editor", mode="edit", images=given(ImageRole.REFERENCE, file=TALL), **asked)
+    found.check(edit)
+    complete, _ = found.complete(edit)
+    assert (complete.width, complete.height) == size
+    drawn, _ = found.complete(asks("editor"))
+    assert (drawn.width, drawn.height) == (512, 256)
+
+
+@hypothesis.given(st.integers(20, 3000), st.integers(20, 3000))
+def test_no_edited_picture_is_larger_than_the_models_default_size(width: int, height: int):
+    """So that one whose default is its limit refuses no picture for its size."""
+    model = {"family": "fake", "modes": ["edit"], "max_pixels": 1024 * 1024}
+    file = PICTURE.model_copy(update={"width": width, "height": height})
+    found = catalog(Path("nowhere"), {"editor": model})
+    edit = asks("editor", mode="edit", images=given(ImageRole.REFERENCE, file=file))
+    found.check(edit)
+    complete, _ = found.complete(edit)
+    drawn = (complete.width or 0, complete.height or 0)
+    assert all(side % 16 == 0 for side in drawn)
+    if width == height:
+        assert drawn == (1024, 1024)
+
+
+def test_a_mask_may_go_with_a_control_picture_where_the_model_can(folders: Path):
+    install(folders / "models" / "edges")
+    found = catalog(folders)
+    roles = (ImageRole.CONTROL, ImageRole.INIT, ImageRole.MASK)
+    asked = asks("follower", mode="controlnet", images=given(*roles))
+    found.check(asked)
+    complete, _ = found.complete(asked)
+    assert complete.strength == 1, "what is filled is redrawn wholly"
+    complete, _ = found.complete(asks("follower", mode="controlnet", images=given(*roles[:2])))
+    assert complete.strength == 0.8
+    with pytest.raises(UnsupportedMask, match="edges cannot fill along a control picture"):
+        found.check(asks("edges", mode="controlnet", images=given(*roles)))
+    with pytest.raises(MissingImage, match="input_image"):
+        found.check(asks("follower", mode="controlnet", images=given(roles[0], roles[2])))
+    other = (*given(*roles[:2]), *given(ImageRole.MASK, file=TALL))
+    with pytest.raises(MaskSizeMismatch):
+        found.check(asks("follower", mode="controlnet", images=other))
 
 
 def test_a_request_that_fits_passes(folders: Path):

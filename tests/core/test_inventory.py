@@ -117,6 +117,7 @@ def test_a_part_of_a_model_is_enough_on_a_base(tmp_path: Path):
     index = json.loads((tmp_path / "part" / "model_index.json").read_text())
     index["vae"] = ["diffusers", "AutoencoderKL"]
     (tmp_path / "part" / "model_index.json").write_text(json.dumps(index))
+    network(tmp_path / "dev" / "vae")
     models = {"dev": FLUX, "part": FLUX, "lent": FLUX | {"base": "dev", "folder": "part"}}
     found = catalog(tmp_path, models)
     with pytest.raises(ModelBroken, match="part/vae is missing"):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from genserve.core.runtime import Runtime
+from genserve.domain.model import ModelSpec
 from genserve.domain.request import GenerationRequest, LoraRef
 from genserve.domain.task import Task, TaskState
 from genserve.errors import ModelNotInstalled
@@ -81,6 +82,23 @@ async def test_tasks_that_run_and_wait_go_on_and_what_vanished_fails_as_it_would
         assert failed.state is TaskState.FAILED
         assert failed.error is not None
         assert (failed.error.code, failed.error.params) == (code, params)
+
+
+async def test_a_model_whose_stand_in_takes_over_is_unloaded(start: Start, folder: Path):
+    models = {"small": {"family": "flux"}, "real": {"family": "flux", "stand_in": "small"}}
+    for name in models:
+        install(folder / "models" / name)
+    runtime = await start(models=MODELS | models)
+    in_memory = ModelSpec(id="real", family="fake", folder=folder / "models" / "real")
+    async with asyncio.timeout(120):
+        await runtime.dispatcher.residency.load(in_memory)
+        while runtime.pool.workers()[0].loaded != ("real",):
+            await asyncio.sleep(0.01)
+        shutil.rmtree(folder / "models" / "real")
+        (removed,) = (await runtime.rescan()).removed
+        assert (removed.name, removed.available) == ("real", True)
+        while runtime.pool.workers()[0].loaded:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_lora_that_was_just_put_there_needs_no_rescan(start: Start, folder: Path):

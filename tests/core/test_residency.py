@@ -194,14 +194,35 @@ async def test_when_the_models_change_others_are_preloaded_and_what_is_gone_is_u
     runtime = await running(start, preload=["fake"])
     await until(runtime, lambda worker: worker.loaded == ("fake",))
     other = runtime.catalog.serving("other").spec
-    await runtime.dispatcher.residency.follow([other], ["fake"])
+    await runtime.dispatcher.residency.follow([other], ["fake"], [])
     await until(runtime, lambda worker: worker.loaded == ("other",))
+    await until(runtime, lambda worker: worker.state is WorkerState.IDLE)  # told a moment later
     assert outcomes(await unload(runtime, "other")) == [Outcome.UNLOADED]
-    await runtime.dispatcher.residency.follow([other], [])  # it was loaded once, that is enough
+    await runtime.dispatcher.residency.follow([other], [], [])  # it was loaded once, that is enough
     assert (await runtime.service.wait((await submit(runtime)).id)).state is TaskState.COMPLETED
     assert runtime.pool.workers()[0].loaded == ("fake",)
-    await runtime.dispatcher.residency.follow([other.model_copy(update={"stamp": "new"})], [])
+    newer = other.model_copy(update={"stamp": "new"})
+    await runtime.dispatcher.residency.follow([newer], [], ["other"])
     await until(runtime, lambda worker: "other" in worker.loaded)
+
+
+async def test_what_was_read_before_its_files_changed_is_read_anew(start: Start):
+    runtime = await running(start)
+    residency = runtime.dispatcher.residency
+    assert outcomes(await load(runtime, "other")) == [Outcome.LOADED]
+    await residency.follow([], [], ["other"])
+    assert outcomes(await load(runtime, "other")) == [Outcome.LOADED]
+    assert outcomes(await load(runtime, "other")) == [Outcome.ALREADY_LOADED]
+
+
+async def test_so_is_what_is_loaded_ahead(start: Start):
+    runtime = await running(start, preload=["fake"])
+    await until(runtime, lambda worker: worker.loaded == ("fake",))
+    (worker,) = runtime.pool.workers()
+    spec = runtime.catalog.serving("fake").spec
+    deadly = spec.model_copy(update={"stamp": "new", "options": {"on_load": "crash"}})
+    await runtime.dispatcher.residency.follow([deadly], [], ["fake"])
+    await until(runtime, lambda now: now.pid not in (worker.pid, None))  # it was read, and crashed
 
 
 async def test_an_unknown_model_to_preload_is_a_wrong_configuration(start: Start):

@@ -11,6 +11,7 @@ from genserve.core.catalog import Catalog
 from genserve.domain.request import Control, FileRef, GenerationRequest, ImageRole, InputImage
 from genserve.errors import (
     BadControlRange,
+    ContradictingSigmas,
     InvalidRequest,
     SchedulerWithoutSigmas,
     UnknownScheduler,
@@ -43,6 +44,7 @@ def folders(tmp_path: Path) -> Path:
     models = tmp_path / "models"
     unet = {"model.diffusion_model.input_blocks.0.0.weight": (4, 4)}
     safetensors(models / "sd" / "model.safetensors", unet)
+    (models / "sd" / "tokenizer").mkdir()
     safetensors(models / "canny" / "diffusion_pytorch_model.safetensors", {"x": (1,)})
     (models / "canny" / "config.json").write_text(json.dumps({"_class_name": "ControlNetModel"}))
     safetensors(models / "soft.safetensors", {"decoder.conv_in.weight": (4, 4)})
@@ -79,7 +81,7 @@ def steered(**control: Any) -> GenerationRequest:
         ({}, "dpmpp_2m", None),
         ({"sigmas": "beta"}, "dpmpp_2m", "beta"),
         ({"scheduler": "DPM++ 2M Karras"}, "dpmpp_2m", "karras"),
-        ({"scheduler": "DPM++ 2M Karras", "sigmas": "beta"}, "dpmpp_2m", "beta"),
+        ({"scheduler": "DPM++ 2M Karras", "sigmas": "karras"}, "dpmpp_2m", "karras"),
         ({"scheduler": "EulerAncestralDiscreteScheduler"}, "euler_a", None),
         ({"scheduler": "DDIM"}, "ddim", None),
     ],
@@ -96,6 +98,9 @@ def test_a_models_default_may_carry_levels_too(folders: Path):
     own = catalog_of(folders, defaults={"scheduler": "DPM++ 2M Karras"})
     complete, _ = own.complete(asks())
     assert (complete.scheduler, complete.sigmas) == ("dpmpp_2m", "karras")
+    own.check(asks(sigmas="beta"))
+    complete, _ = own.complete(asks(sigmas="beta"))
+    assert (complete.scheduler, complete.sigmas) == ("dpmpp_2m", "beta")
     complete, _ = own.complete(asks(scheduler="euler_a"))
     assert (complete.scheduler, complete.sigmas) == ("euler_a", None)
 
@@ -110,6 +115,11 @@ def test_a_models_default_may_carry_levels_too(folders: Path):
             asks(scheduler="ddim", sigmas="karras"),
             SchedulerWithoutSigmas,
             "take one of: dpmpp_2m, euler_a",
+        ),
+        (
+            asks(scheduler="DPM++ 2M Karras", sigmas="beta"),
+            ContradictingSigmas,
+            "scheduler DPM\\+\\+ 2M Karras names .* asks for beta",
         ),
         (asks("plain", sigmas="karras"), UnsupportedSigmas, "plain has no noise levels"),
         (asks("plain", clip_skip=2), UnsupportedClipSkip, "leave `clip_skip` out"),

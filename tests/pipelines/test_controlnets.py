@@ -13,9 +13,10 @@ from genserve.domain.model import ModelSpec
 from genserve.domain.request import ControlType, GenerationRequest, ImageRole
 from genserve.errors import UnsupportedControl
 from genserve.pipelines.base import BrokenModel, Pipeline
-from genserve.pipelines.cache import Residents, weights_bytes
+from genserve.pipelines.cache import Residents
 from genserve.pipelines.fake import Fake, OutOfMemoryError
 from genserve.pipelines.shelf import Shelf
+from genserve.pipelines.weighing import weights_bytes
 from tests.pipelines.diffusion_models import asked, colourful, control, draw, spec_of
 from tests.pipelines.flux_family import FluxFamily
 
@@ -38,10 +39,6 @@ def folders(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def spec(tiny_models: Path, name: str = "sd15", **controls: Path) -> ModelSpec:
     return spec_of(tiny_models / "sd15", "sd15", controls=controls).model_copy(update={"id": name})
-
-
-def file_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def controlnets(pipeline: Pipeline) -> set[str]:
@@ -84,6 +81,12 @@ def test_a_recipe_reads_it_too_where_nobody_did_before(tiny_models: Path, folder
         model, None, {ImageRole.CONTROL: colourful()}, mode="controlnet", images=control(), steps=1
     )
     assert controlnets(model) == {"controlnet"}
+
+
+def test_one_for_another_kind_of_model_is_told(tiny_models: Path):
+    model = loaded(spec(tiny_models, canny=tiny_models / "sdxl-canny"), Shelf())
+    with pytest.raises(BrokenModel, match="sdxl-canny is a ControlNet for another kind of model"):
+        model.lacking(STEERED)[tiny_models / "sdxl-canny"]()
 
 
 def test_two_models_hold_an_equal_one_once(tiny_models: Path, folders: dict[str, Path]):
@@ -130,7 +133,8 @@ def test_a_controlnet_makes_room_for_itself_but_not_by_its_own_model(
     shelf = Shelf()
     roomy = Residents("cpu", 10**12, shelf)
     roomy.load(steered)
-    needed = roomy.used_bytes() + file_bytes(folders["canny"])
+    roomy.complete(steered, STEERED)
+    needed = roomy.used_bytes()
     for budget, stays in ((needed + 100, True), (needed + 99, False), (1, False)):
         residents = Residents("cpu", budget)
         if budget > 1:

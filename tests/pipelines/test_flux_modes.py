@@ -27,10 +27,10 @@ from diffusers import (
 from PIL import Image, ImageChops, ImageDraw
 
 from genserve.domain.request import ControlType, GenerationRequest, ImageRole, Mode
-from genserve.errors import UnsupportedControl, UnsupportedMode
+from genserve.errors import UnsupportedControl, UnsupportedMask, UnsupportedMode
 from genserve.pipelines.base import Cancelled, Stage
 from genserve.pipelines.flux import Flux
-from genserve.pipelines.flux_modes import modes_of
+from genserve.pipelines.flux_modes import modes_of, plan
 from tests.pipelines.conftest import Watcher, request
 from tests.pipelines.flux_family import FluxFamily
 
@@ -95,13 +95,13 @@ each_case = pytest.mark.parametrize(
 )
 
 
-def plain(pipe: Any, **given: Any) -> Image.Image:
+def plain(pipe: Any, steps: int = STEPS, **given: Any) -> Image.Image:
     """diffusers' own pipeline, called as its documentation says."""
     pipe.set_progress_bar_config(disable=True)
     image: Image.Image = pipe(
         width=SIZE,
         height=SIZE,
-        num_inference_steps=STEPS,
+        num_inference_steps=steps,
         guidance_scale=3.5,
         generator=torch.Generator("cpu").manual_seed(1),
         **given,
@@ -230,6 +230,29 @@ def test_strength_is_the_share_of_steps_where_a_picture_is_redrawn(
     assert hook.steps[-1] == (steps, steps)
 
 
+@each_case
+def test_less_than_a_step_begins_near_the_picture(family, load, pictures, kind, mode, roles):
+    """Where it begins at noise alone, strength has no say."""
+    inputs, redraws = only(pictures, *roles), ImageRole.INIT in roles
+    asked = asks(mode, strength=0.05)
+    for steps in (1, STEPS):
+        parts = load(getattr(family, kind)())._parts
+        levels = plan(parts, asked.model_copy(update={"steps": steps}), inputs).levels
+        assert levels == [0.05] if redraws else levels[0] == 1, steps
+
+
+@pytest.mark.parametrize("steps", [1, STEPS])
+@pytest.mark.parametrize("mode", [Mode.IMG2IMG, Mode.FILL])
+def test_less_than_a_step_is_the_librarys_of_a_finer_schedule(family, load, pictures, mode, steps):
+    inputs = only(pictures, ImageRole.INIT, *[ImageRole.MASK] * (mode is Mode.FILL))
+    asked = asks(mode, strength=0.05).model_copy(update={"steps": steps})
+    ours = draw(load(family.base()), asked, inputs)
+    given = {ARGUMENTS[role]: picture for role, picture in inputs.items()}
+    pipe = read(PIPELINES["base", mode, True], family.base().folder)
+    theirs = plain(pipe, 20, **TEXT, **given, strength=0.05)
+    assert ours.tobytes() == theirs.tobytes()
+
+
 def test_the_cases_are_all_that_the_kinds_can_do(family, load):
     able = {
         (kind, mode)
@@ -259,6 +282,18 @@ def test_the_cases_are_all_that_the_kinds_can_do(family, load):
 def test_what_a_kind_cannot_do_is_told(family, load, kind, mode, told):
     with pytest.raises(UnsupportedMode, match=told):
         draw(load(getattr(family, kind)()), asks(mode), {})
+
+
+@pytest.mark.parametrize("kind", ["control", "openpose"])
+def test_a_mask_beside_a_control_picture_is_refused(family, load, pictures, kind):
+    inputs = only(pictures, ImageRole.CONTROL, ImageRole.INIT, ImageRole.MASK)
+    with pytest.raises(UnsupportedMask, match="leave `mask_image` out"):
+        draw(load(getattr(family, kind)()), asks(Mode.CONTROLNET), inputs)
+
+
+def test_an_edited_picture_has_the_size_that_is_asked_for(family, load, pictures):
+    asked = asks(Mode.EDIT).model_copy(update={"width": 80, "height": 48})
+    assert draw(load(family.kontext()), asked, only(pictures, ImageRole.REFERENCE)).size == (80, 48)
 
 
 # Fill

@@ -2,18 +2,22 @@
 
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 
 from genserve.domain.model import ModelSpec
+from genserve.domain.request import GenerationRequest
+from genserve.errors import UnsupportedMode
 from genserve.pipelines import canary, registry
 from genserve.pipelines.base import BrokenModel
-from genserve.pipelines.cache import Residents, weights_bytes
+from genserve.pipelines.cache import Residents
 from genserve.pipelines.fake import Fake, OutOfMemoryError
 from genserve.pipelines.faults import Fault, classify
 from genserve.pipelines.ladder import Ladder, NoMemory, Rung
 from genserve.pipelines.shelf import Shelf
+from genserve.pipelines.weighing import weights_bytes
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -165,6 +169,71 @@ def test_a_model_that_runs_out_of_memory_beside_others_is_tried_alone(
     assert residents.ids == ("b",)
 
 
+class Large(Fake):
+    """Fits only when its weights wait as `options: {fits: …}` says."""
+
+    tried: ClassVar[list[str]] = []
+
+    def load(self, spec: ModelSpec, device: Any, shelf: Shelf) -> None:
+        self.tried.append(spec.offload)
+        if spec.offload != spec.options["fits"]:
+            raise OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize(
+    ("device", "configured", "fits", "tried", "code"),
+    [
+        ("cuda", "none", "none", ["none"], None),
+        ("cuda", "none", "model", ["none", "model"], "offloaded_networks"),
+        ("cuda", "none", "sequential", ["none", "model", "sequential"], "offloaded_layers"),
+        ("cuda", "none", "never", ["none", "model", "sequential"], "out of memory"),
+        ("cuda", "model", "sequential", ["model"], "out of memory"),
+        ("cpu", "none", "model", ["none"], "out of memory"),
+    ],
+)
+def test_a_model_that_does_not_fit_alone_waits_in_cpu_memory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: Any,
+    configured: str,
+    fits: str,
+    tried: list[str],
+    code: str | None,
+):
+    monkeypatch.setitem(registry.FAMILIES, "large", f"{__name__}:Large")
+    monkeypatch.setattr(Large, "tried", [])
+    large = spec(tmp_path, "a", fits=fits).model_copy(
+        update={"family": "large", "offload": configured}
+    )
+    residents = Residents(device, 100)
+    if code == "out of memory":
+        with pytest.raises(OutOfMemoryError):
+            residents.load(large)
+        assert residents.ids == ()
+    else:
+        residents.load(large)
+        assert residents.ids == ("a",)
+        assert [said.code for said in residents.degraded("a")] == ([code] if code else [])
+    assert Large.tried == tried
+
+
+def test_gguf_is_not_taken_apart_layer_by_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.FAMILIES, "large", f"{__name__}:Large")
+    monkeypatch.setattr(Large, "tried", [])
+    large = spec(tmp_path, "a", fits="sequential").model_copy(update={"family": "large"})
+    (tmp_path / "a" / "w.safetensors").rename(tmp_path / "a" / "w.gguf")
+    with pytest.raises(OutOfMemoryError):
+        Residents("cuda", 100).load(large)
+    assert Large.tried == ["none", "model"]
+
+
+def test_when_it_is_known_what_a_model_takes_others_make_room_after_all(tmp_path: Path):
+    residents = Residents("cpu", 100)
+    for name in ("a", "b"):
+        residents.load(spec(tmp_path, name, 60, on_disk=10))
+    assert residents.ids == ("b",)
+
+
 def test_a_model_whose_files_have_changed_is_loaded_anew(tmp_path: Path):
     residents = Residents("cpu", 100)
     old, other = spec(tmp_path, "a", 40, on_disk=40), spec(tmp_path, "b", 40)
@@ -227,6 +296,20 @@ def test_a_canary_that_cannot_be_recorded_costs_nothing_else(tmp_path: Path):
     model, place = spec(tmp_path, "a"), tmp_path / "canary"
     place.write_text("a file where the folder should be")
     canary.check(Fake(), model, folder=place, device="CPU", restarted=True)
+
+
+class FillsOnly(Fake):
+    """As an inpainting checkpoint under an entry that promises more."""
+
+    def generate(self, request: GenerationRequest, *_: Any) -> Image.Image:
+        raise UnsupportedMode(model=request.model, mode=request.mode, supported=["fill"])
+
+
+def test_a_model_that_cannot_draw_from_text_after_all_has_no_canary(tmp_path: Path):
+    model, place = spec(tmp_path, "a"), tmp_path / "canary"
+    for restarted in (False, True):
+        canary.check(FillsOnly(), model, restarted=restarted, folder=place, device="CPU")
+    assert not place.exists()
 
 
 def test_a_damaged_record_is_made_again(tmp_path: Path):

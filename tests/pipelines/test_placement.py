@@ -282,6 +282,17 @@ def test_a_gguf_model_can_wait_outside_as_a_whole_only(family: FluxFamily, quant
             placement.read_file(None, quantised / "flux-Q8_0.gguf", quantised)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_a_gguf_file_that_is_cut_off_is_told_by_name(
+    family: FluxFamily, quantised: Path, tmp_path: Path, share: float
+):
+    whole = (quantised / "flux-Q8_0.gguf").read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(whole[: int(len(whole) * share)])
+    spec = family.spec("cut", folder=tmp_path, base=family.base().folder)
+    with pytest.raises(BrokenModel, match=r"cut\.gguf is no FluxTransformer2DModel, or"):
+        loaded(spec)
+
+
 def test_a_single_safetensors_transformer_draws_the_same(family: FluxFamily, tmp_path: Path):
     folder = tmp_path / "alone"
     folder.mkdir()

@@ -14,11 +14,38 @@ from genserve.pipelines.schedulers import flow_scheduler, noise_levels
 @given(st.integers(1, 100), st.floats(0, 1))
 def test_levels_fall_from_one_and_strength_leaves_out_the_first(steps: int, strength: float):
     levels = noise_levels(steps, strength)
-    assert 1 <= len(levels) <= steps
-    assert levels == noise_levels(steps)[-len(levels) :]
     assert levels == sorted(levels, reverse=True)
     assert 0 < levels[-1] <= levels[0] <= 1
     assert len(noise_levels(steps, 1.0)) == steps
+    if steps * strength >= 1:
+        assert levels == noise_levels(steps)[-len(levels) :]
+        assert len(levels) - steps * strength < 1
+    else:
+        (only,) = levels
+        assert strength <= only <= max(strength, 0.02)
+
+
+@given(st.integers(1, 100), st.floats(0, 1), st.floats(0, 1))
+def test_more_strength_never_begins_nearer_to_the_picture(steps: int, one: float, other: float):
+    less, more = sorted((one, other))
+    assert noise_levels(steps, less)[0] <= noise_levels(steps, more)[0] + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "levels"),
+    [
+        (1, 0.0, [0.02]),
+        (1, 0.3, [0.3]),
+        (4, 0.05, [0.05]),
+        (4, 0.25, [0.25]),
+        (4, 0.3, [0.5, 0.25]),
+        (100, 0.0, [0.01]),
+    ],
+)
+def test_less_than_a_step_begins_where_the_strength_says(
+    steps: int, strength: float, levels: list[float]
+):
+    assert noise_levels(steps, strength) == levels
 
 
 def walked(scheduler: Any, levels: Any, velocity: Any, start: Any) -> Any:

@@ -17,7 +17,7 @@ from diffusers import (
 from PIL import Image
 
 from genserve.domain.request import ImageRole, Mode
-from genserve.errors import UnsupportedMode
+from genserve.errors import SideTooLong, UnsupportedMode
 from genserve.pipelines import sd_decode
 from genserve.pipelines.base import Cancelled, Pipeline, Stage
 from genserve.pipelines.schedulers import flow_scheduler
@@ -177,6 +177,17 @@ def test_a_cancelled_picture_leaves_no_trace(model: Pipeline, mode: str):
         draw(model, hook, {INIT: colourful(), MASK: middle()}, mode=mode)
     assert Stage.DECODE not in hook.stages
     assert draw(model).tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["text2img", "img2img", "fill"])
+def test_a_side_of_more_patches_than_it_knows_is_refused(model: Pipeline, mode: str):
+    """96 places of 2 latent pixels of 2 each: few pixels in all do not help."""
+    pictures = {INIT: colourful(), MASK: middle()}
+    for size in ({"width": 400, "height": 16}, {"width": 16, "height": 400}):
+        with pytest.raises(SideTooLong, match="at most 384 pixels on a side") as refused:
+            draw(model, None, pictures, mode=mode, **size)
+        assert refused.value.status == 422
+    assert draw(model, width=384, height=16, steps=1).size == (384, 16)
 
 
 def test_modes_that_it_lacks_are_refused(model: Pipeline):

@@ -283,6 +283,10 @@ def test_a_vae_that_is_not_there_or_does_not_fit(tiny_models: Path, vaes: dict[s
         draw(model, vae="nope")
     with pytest.raises(VaeDoesNotFit, match="16 latent channels, not 4"):
         draw(model, vae="large")
+    config = vaes["folder"] / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scaling_factor": 0.13025}))
+    with pytest.raises(VaeDoesNotFit, match=r"scales latents by 0\.13025, not by 0\.18215"):
+        draw(model, vae="folder")
     shutil.rmtree(vaes["folder"])
     with pytest.raises(VaeDoesNotFit, match="missing"):
         draw(model, vae="folder")

@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from genserve.pipelines.cache import Residents, weights_bytes
+from genserve.pipelines.cache import Residents
 from genserve.pipelines.flux import Flux
 from genserve.pipelines.shelf import Shelf
+from genserve.pipelines.weighing import weights_bytes
 from tests.pipelines.conftest import Watcher, request
 from tests.pipelines.flux_family import FluxFamily
 
@@ -178,7 +179,8 @@ def test_what_is_there_needs_no_room(family: FluxFamily):
     redux = family.redux()
     more = weights_bytes(redux, shelf)
     assert 0 < more < weights_bytes(redux, Shelf()) / 5
-    tight = Residents("cpu", residents.used_bytes() + more, Shelf())
+    slack = more // 10  # buffers are in no file
+    tight = Residents("cpu", residents.used_bytes() + more + slack, Shelf())
     for spec in (family.base(), redux):
         tight.load(spec)
     assert tight.ids == ("base", "redux")

@@ -19,15 +19,16 @@ def vae_folder(folder: Path, class_name: str = "AutoencoderKL") -> Path:
 
 def test_a_folder_with_one_checkpoint_is_a_model(tmp_path: Path):
     folder = tmp_path / "model"
-    assert not scan_checkpoint(folder).present
+    assert not scan_checkpoint(folder, "sd15", None).present
+    (folder / "tokenizer").mkdir(parents=True)
     safetensors(folder / "model.safetensors", UNET)
-    found = scan_checkpoint(folder)
+    found = scan_checkpoint(folder, "sd15", None)
     assert (found.present, found.problem) == (True, None)
     safetensors(folder / "model.safetensors", {**UNET, "more": (2,)})
-    assert scan_checkpoint(folder).revision != found.revision
+    assert scan_checkpoint(folder, "sd15", None).revision != found.revision
     (folder / "unet").mkdir()
     (folder / "unet" / "config.json").write_text("{}")
-    assert scan_checkpoint(folder).problem is None
+    assert scan_checkpoint(folder, "sd15", None).problem is None
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, files: tuple[str, ...], words: st
             safetensors(folder / name, UNET)
         else:
             (folder / name).write_bytes(b"x")
-    found = scan_checkpoint(folder)
+    found = scan_checkpoint(folder, "sd15", None)
     assert found.present
     assert words in (found.problem or "")
 

@@ -13,6 +13,7 @@ from genserve.domain.pool import (
     TaskFailed,
     TaskLoading,
     TaskProgress,
+    WorkerChanged,
     WorkerState,
 )
 from genserve.domain.request import ControlType, Mode
@@ -89,6 +90,17 @@ async def test_what_it_takes_is_timed_and_its_steps_are_not_the_pictures(
     assert {"input", "process", "denoise"} <= done.result.stages_s.keys()
     progress = [event for event in pool.events if isinstance(event, TaskProgress)]
     assert [(event.step, event.total) for event in progress] == [(n, 4) for n in range(1, 5)]
+
+
+async def test_a_preprocessor_in_use_is_not_idle(start_pool: StartPool) -> None:
+    pool = await start_pool(families=["fake", "canny"], idle_unload_s=2)
+    canny = tool(pool, "canny")
+    slow = controlled(pool, canny, prompt="fake:slow_step=0.1", steps=25)
+    for task in (slow, controlled(pool, canny, name="at once")):
+        assert isinstance(await end_of(pool, task), TaskDone)
+    held = ["my canny" in e.worker.loaded for e in pool.events if isinstance(e, WorkerChanged)]
+    assert held == sorted(held), "it was loaded, and stayed"
+    assert held[-1]
 
 
 async def test_a_preprocessor_that_cannot_be_loaded_is_named(start_pool: StartPool) -> None:

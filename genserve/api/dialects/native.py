@@ -75,9 +75,12 @@ ROLES: dict[Mode, dict[str, ImageRole]] = {
 }
 """Which picture fields a mode takes, and what for (§4.2); it needs all of them."""
 OPTIONAL_ROLES: dict[Mode, dict[str, ImageRole]] = {
-    Mode.CONTROLNET: {"input_image": ImageRole.INIT},
+    Mode.CONTROLNET: {"input_image": ImageRole.INIT, "mask_image": ImageRole.MASK},
 }
-"""Which it takes beside them: a picture to start from, redrawn along the control picture."""
+"""Which it takes beside them: a picture to start from, redrawn along the control picture, and a
+mask of what of it."""
+WITHOUT_STRENGTH = frozenset({Mode.TEXT2IMG, Mode.EDIT})
+"""Modes that begin at noise alone; so does controlnet without a picture to start from."""
 
 STEERING = {"weight": "control_weight", "start": "control_start", "end": "control_end"}
 """A control's values by the fields that say them."""
@@ -166,16 +169,31 @@ def check(body: GenerateFields, given: Collection[str], limits: Api, language: L
         for name, text in texts.items()
         if len(text) > limit
     ]
-    surplus = [name for name in given if name not in roles_of(mode)]
-    if mode is not Mode.CONTROLNET:
-        values = {name: getattr(body, name) for name in CONTROL_FIELDS}
-        surplus += [n for n, value in values.items() if value is not None and value is not False]
-    problems += [say(language, "not_for_mode", field=name, mode=mode) for name in surplus]
+    problems += _without_effect(body, given, mode, language)
     if problems:
         raise ValidationFailed(problems=problems)
     for name in ROLES[mode]:
         if name not in given:
             raise MissingImage(mode=mode, field=name)
+
+
+def _without_effect(
+    body: GenerateFields, given: Collection[str], mode: Mode, language: Language
+) -> list[JsonValue]:
+    """What was sent and would count for nothing: it is refused rather than dropped in silence."""
+    strength = ["strength"] * (body.strength is not None)
+    surplus = [name for name in given if name not in roles_of(mode)]
+    surplus += strength * (mode in WITHOUT_STRENGTH)
+    alone: list[str] = []
+    if mode is not Mode.CONTROLNET:
+        values = {name: getattr(body, name) for name in CONTROL_FIELDS}
+        surplus += [n for n, value in values.items() if value is not None and value is not False]
+    elif "input_image" not in given:
+        alone = [name for name in given if name == "mask_image"] + strength
+    return [
+        *(say(language, "not_for_mode", field=name, mode=mode) for name in surplus),
+        *(say(language, "only_beside", field=name, other="input_image") for name in alone),
+    ]
 
 
 def roles_of(mode: Mode) -> dict[str, ImageRole]:

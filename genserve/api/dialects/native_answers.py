@@ -9,7 +9,7 @@ from fastapi import Response
 
 from genserve.api.media import data_uri
 from genserve.domain.caller import KeyRecord, Permission
-from genserve.domain.request import TOOL_MODES
+from genserve.domain.request import TOOL_MODES, GenerationRequest, ImageRole, Mode
 from genserve.domain.task import Result, Task, TaskState
 from genserve.errors import Forbidden, GenServeError, Language, TaskCancelled, Unauthorized
 
@@ -84,7 +84,7 @@ def metadata_of(task: Task) -> Json:
         "sigmas": request.sigmas,
         "clip_skip": request.clip_skip,
         "vae": request.vae,
-        "strength": request.strength if drawn and request.images else None,
+        "strength": request.strength if _redraws(request) else None,
         "loras": [lora.model_dump() for lora in request.loras],
         "seeds": [image.seed for image in result.images],
         "served_by": result.served_by,
@@ -95,6 +95,11 @@ def metadata_of(task: Task) -> Json:
         "load_time": round(result.load_s, 3),
         "queue_time": _queue_time(task),
     }
+
+
+def _redraws(request: GenerationRequest) -> bool:
+    """Whether strength counted: as much was redrawn, or so much a reference said."""
+    return request.mode is Mode.REDUX or request.image(ImageRole.INIT) is not None
 
 
 def auth_info(caller: KeyRecord) -> Json:

@@ -64,7 +64,7 @@ class Metadata(Answer):
     """What made the picture. Times in seconds; `seeds` one for each picture.
 
     `cfg`, `steps`, `scheduler` and `strength` are null where nothing was drawn: of a control map
-    and an enlarged picture.
+    and an enlarged picture; `strength` also where drawing began at noise alone.
     """
 
     prompt: str

@@ -147,7 +147,7 @@ class GenerateFields(Strict):
     ] = 0
     strength: Annotated[
         Annotated[Finite, Field(ge=0, le=1)] | None,
-        Field(description="how much of input_image is redrawn"),
+        Field(description="how much of input_image is redrawn, or how much it counts in redux"),
     ] = None
     controlnet_type: Annotated[
         Literal["depth", "canny", "openpose"] | None, BeforeValidator(absent_when_empty)
@@ -275,7 +275,7 @@ IN_FORMS: dict[str, Callable[[str], object]] = {
     "cfg": _number,
     "seed": _seed,
     "priority": _whole,
-    "strength": _number,
+    "strength": _limit,
     "num_images": _whole,
     "embed_metadata": _truth,
     "preview": _truth,

@@ -35,7 +35,7 @@ def install(staging: Staging, kind: Kind, places: Places, notes: dict[str, Any])
 
 def _check(staging: Staging, places: Places, scanned: ModelFolder) -> None:
     if scanned.problem is not None or not scanned.present:
-        staging.remove()
+        staging.discard()
         problem = scanned.problem or "it is empty"
         raise UnusableDownload(name=places.name, problem=problem)
 
@@ -56,7 +56,7 @@ def _single(staging: Staging, places: Places, notes: dict[str, Any]) -> Installe
     try:
         header = read_header(path)
     except BadWeights as bad:
-        staging.remove()
+        staging.discard()
         raise UnusableDownload(name=places.name, problem=f"it {bad.problem}") from None
     if not _is_lora(header):
         return _folder(staging, places, Became.CHECKPOINT, notes)

@@ -5,7 +5,7 @@ averaging, and all in one file for other programs. Pure.
 """
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -20,6 +20,9 @@ ALONE = (".safetensors", ".gguf")
 """What may be a model, or its largest part, in one file."""
 INDEX = "model_index.json"
 OWN_SETTINGS = "genserve.json"
+_UNREAD = frozenset({"safety_checker"})
+_UNREAD_BY_DIFFUSION = _UNREAD | {"feature_extractor", "image_encoder"}
+"""Components that no recipe reads. Those of FLUX.1 Redux by the latter two names are read."""
 VARIANTS = ("fp16", "bf16", "ema", "non_ema")
 """What is taken where a component has no plain weights, the best first."""
 _WEIGHTS = re.compile(
@@ -75,8 +78,9 @@ def choose(
 ) -> Choice:
     """The files of the repository `where` to fetch.
 
-    `components` are those that its model_index.json names; None: not known yet. `variant`, as
-    "fp16", is preferred where a component has it. Raises `PickleRefused`, `NothingToLoad`.
+    `components` are those that its model_index.json names and that are read; None: not known yet.
+    `variant`, as "fp16", is preferred where a component has it. Raises `PickleRefused`,
+    `NothingToLoad`.
     """
     names = {file.path for file in files}
     if INDEX in names:
@@ -116,10 +120,19 @@ def _pipeline(
             chosen.append(Chosen(file, file.path))
         elif len(path.parts) == 2 and (components is None or path.parts[0] in components):
             folders.setdefault(path.parts[0], []).append(file)
-    for folder in folders.values():
-        if components is not None or any(PurePosixPath(f.path).name in _CONFIGS for f in folder):
-            chosen += _component(where, folder, variant)
+    for name in _likely(folders) if components is None else folders:
+        chosen += _component(where, folders[name], variant)
     return Choice(Kind.PIPELINE, tuple(chosen))
+
+
+def _likely(folders: Mapping[str, Sequence[HubFile]]) -> list[str]:
+    """The components that are read, as far as names tell: only Stable Diffusion has a UNet."""
+    unread = _UNREAD_BY_DIFFUSION if "unet" in folders else _UNREAD
+    return [
+        name
+        for name, files in folders.items()
+        if name not in unread and any(PurePosixPath(one.path).name in _CONFIGS for one in files)
+    ]
 
 
 def _component(where: str, folder: Iterable[HubFile], variant: str | None) -> list[Chosen]:

@@ -101,8 +101,9 @@ def _digests(choice: Choice) -> dict[str, str]:
 def _components(
     hub: Hub, planned: Plan, places: Places, staging: Staging, transfer: Transfer
 ) -> list[str]:
-    """The folders that model_index.json names. What cannot be run is refused before it is fetched.
+    """The folders that model_index.json names and a recipe reads.
 
+    What cannot be run is refused before it is fetched.
     Raises `UnusableDownload` and as `Transfer.fetch`.
     """
     [index] = [one for one in planned.choice.files if one.path == INDEX]
@@ -112,7 +113,7 @@ def _components(
     try:
         return list(model_components(staging.files))
     except BadFolder as bad:
-        staging.remove()
+        staging.discard()
         raise UnusableDownload(name=places.name, problem=bad.problem) from None
 
 

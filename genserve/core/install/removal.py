@@ -1,7 +1,5 @@
 """Takes a model, a LoRA or an unfinished pull out of its folder; anything else stays."""
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +7,7 @@ from genserve.config import Config
 from genserve.core.catalog import Catalog
 from genserve.core.install.asked import folder_of
 from genserve.core.install.choice import ALONE, INDEX
+from genserve.core.install.graves import bury
 from genserve.core.install.names import checked_name
 from genserve.core.install.staging import STAGE, open_staging
 from genserve.core.install.survey import size_of, users_of
@@ -17,11 +16,15 @@ from genserve.errors import NotRemovable
 
 @dataclass(frozen=True, slots=True)
 class Removable:
-    """What would be deleted. `model_ids` are the models of the configuration that need it."""
+    """What would be deleted. `model_ids` are the models of the configuration that need it.
+
+    `others` are those of them that work now and were not named.
+    """
 
     path: Path
     size_bytes: int
     model_ids: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def find(config: Config, name: str) -> Removable:
@@ -34,8 +37,11 @@ def find(config: Config, name: str) -> Removable:
     folder = config.models_dir / relative
     if folder.is_symlink() or folder.exists():
         _check(config.models_dir, folder)
-        users = users_of(folder.absolute(), Catalog(config).models())
-        return Removable(folder, size_of(folder), users)
+        entries = Catalog(config).models()
+        users = users_of(folder.absolute(), entries)
+        working = {entry.spec.id for entry in entries if entry.installed}
+        others = tuple(user for user in users if user != name and user in working)
+        return Removable(folder, size_of(folder), users, others)
     for path in (
         config.loras_dir / f"{name}.safetensors",
         config.models_dir / STAGE / name,
@@ -58,10 +64,7 @@ def remove(config: Config, found: Removable) -> None:
         found.path.unlink()
         return
     _check(config.models_dir, found.path)
-    grave = config.models_dir / STAGE / f".removed-{found.path.name}-{os.getpid()}"
-    grave.parent.mkdir(exist_ok=True)
-    found.path.rename(grave)
-    shutil.rmtree(grave)
+    bury(found.path, config.models_dir / STAGE)
 
 
 def _check(models_dir: Path, folder: Path) -> None:

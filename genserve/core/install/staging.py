@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from genserve.core.install.graves import finish_removals
 from genserve.core.install.names import checked_name
 from genserve.errors import AlreadyInstalled, PullInProgress
 
@@ -34,6 +35,9 @@ class Staging:
         """What becomes the model's folder."""
         self._folder = folder
         self._record = folder / "pull.json"
+        self._replaced = folder / "replaced"
+        """The model in whose place this one comes."""
+        self._removed = False
 
     def keep(self, wanted: Mapping[str, str]) -> None:
         """Throw away what is not one of these files: path → a text that stands for its content."""
@@ -72,12 +76,11 @@ class Staging:
         """Make the files the folder `target`. Raises `AlreadyInstalled`, `OSError`."""
         target.parent.mkdir(parents=True, exist_ok=True)
         _sync(self.files)
-        replaced = self._folder / "replaced"
-        if replaced.exists() and not target.exists():
-            replaced.rename(target)  # an earlier command was killed between its two renames
-        shutil.rmtree(replaced, ignore_errors=True)
+        if self._replaced.exists() and not target.exists():
+            self._replaced.rename(target)  # an earlier command was killed between its two renames
+        shutil.rmtree(self._replaced, ignore_errors=True)
         if replace and target.exists():
-            target.rename(replaced)
+            target.rename(self._replaced)
         try:
             self.files.rename(target)  # also onto an empty folder
         except OSError as error:
@@ -100,7 +103,23 @@ class Staging:
 
     def remove(self) -> None:
         """It is done: leave nothing."""
+        self._removed = True
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def discard(self) -> None:
+        """What came is of no use: leave nothing, but a model that lost its place to a kill."""
+        if self._replaced.exists():
+            shutil.rmtree(self.files, ignore_errors=True)
+        else:
+            self.remove()
+
+    def leave(self) -> None:
+        """Keep what has come for the next command to go on with. Where nothing has, as of what its
+        first bytes gave away as no weights, it is no unfinished pull."""
+        files = (path for path in self.files.rglob("*") if path.is_file())
+        came = any(path.stat().st_size for path in files if path.suffix != ".tag")
+        if not self._removed and not came:  # once it is removed, it may be another command's
+            self.discard()
 
     def _recorded(self) -> dict[str, str]:
         try:
@@ -117,10 +136,13 @@ def open_staging(models_dir: Path, name: str) -> Iterator[Staging]:
     Raises `PullInProgress`, `BadModelName`, `OSError`.
     """
     folder = models_dir / STAGE / checked_name(name)
+    finish_removals(models_dir / STAGE)
     lock = _lock(folder / "lock", name)
+    staging = Staging(folder, name)
     try:
-        yield Staging(folder, name)
+        yield staging
     finally:
+        staging.leave()
         lock.close()
 
 
@@ -132,7 +154,7 @@ def unfinished(models_dir: Path) -> list[tuple[str, int]]:
     return [
         (one.name, sum(file.stat().st_size for file in one.rglob("*") if file.is_file()))
         for one in sorted(folder.iterdir())
-        if one.is_dir()
+        if one.is_dir() and not one.name.startswith(".")
     ]
 
 

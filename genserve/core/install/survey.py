@@ -1,5 +1,6 @@
 """Everything that lies in the folders of models and LoRAs, with what is wrong with it."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +9,8 @@ from pathlib import Path
 from genserve.config import Config
 from genserve.core.catalog import Catalog
 from genserve.core.install.choice import ALONE, INDEX
-from genserve.core.install.staging import unfinished
+from genserve.core.install.graves import finish_removals, left_over
+from genserve.core.install.staging import STAGE, unfinished
 from genserve.core.inventory import ModelEntry
 from genserve.domain.model import ModelSpec
 from genserve.store.weights import (
@@ -50,9 +52,13 @@ class Found:
 
 
 def survey(config: Config) -> list[Found]:
-    """The models folder, then the LoRA folder. Raises `ConfigError`, `OSError`."""
+    """The models folder, then the LoRA folder. Raises `ConfigError`, `OSError`.
+
+    What removals left that were killed is nobody's any more, and is deleted first.
+    """
+    finish_removals(config.models_dir / STAGE)
     catalog = Catalog(config)
-    return [*_models(config, catalog.models()), *_unfinished(config), *_loras(config, catalog)]
+    return [*_models(config, catalog), *_unfinished(config), *_loras(config, catalog)]
 
 
 def size_of(path: Path) -> int:
@@ -62,11 +68,18 @@ def size_of(path: Path) -> int:
     return sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def _models(config: Config, entries: list[ModelEntry]) -> Iterator[Found]:
+def _models(config: Config, catalog: Catalog) -> Iterator[Found]:
     if not config.models_dir.is_dir():
         return
+    entries = catalog.models()
+    vaes = {vae.path: vae for vae in catalog.extras.vaes if vae.path.suffix in ALONE}
     for path in sorted(config.models_dir.iterdir()):
         if path.name.startswith("."):
+            continue
+        if path in vaes:
+            problem = vaes[path].problem
+            users = users_of(path.absolute(), entries)
+            yield Found(What.PART, path.name, path, size_of(path), users, problem)
             continue
         if not path.is_dir():
             if path.suffix.lower() not in TEXTS:
@@ -83,6 +96,14 @@ def _models(config: Config, entries: list[ModelEntry]) -> Iterator[Found]:
 
 def scan_any(folder: Path) -> tuple[What, ModelFolder]:
     """Look into a folder that may be a model or a part of one, as its files suggest."""
+    try:
+        return _scan(folder)
+    except OSError as error:
+        problem = f"{folder.name} cannot be read: {os.strerror(error.errno or 0)}"
+        return What.MODEL, ModelFolder(present=True, problem=problem)
+
+
+def _scan(folder: Path) -> tuple[What, ModelFolder]:
     if (folder / INDEX).exists():
         return What.MODEL, scan_model(folder)
     if (folder / "config.json").exists():
@@ -95,11 +116,11 @@ def scan_any(folder: Path) -> tuple[What, ModelFolder]:
 
 
 def users_of(folder: Path, entries: list[ModelEntry]) -> tuple[str, ...]:
-    """The models that it is, or that name it: as their ControlNet, VAE, or in an option."""
+    """The models that it is, or that name it: as their base, ControlNet, VAE, or in an option."""
 
     def needs(spec: ModelSpec) -> bool:
         named = {folder.parent / str(value) for value in spec.options.values()}
-        return folder in {spec.folder, spec.vae, *spec.controls.values(), *named}
+        return folder in {spec.folder, spec.base, spec.vae, *spec.controls.values(), *named}
 
     return tuple(entry.spec.id for entry in entries if needs(entry.spec))
 
@@ -118,9 +139,12 @@ def _unfinished(config: Config) -> Iterator[Found]:
     for name, size in unfinished(config.models_dir):
         problem = f"the pull of {name} was cut short: pull it again to go on, or remove it"
         yield Found(What.UNFINISHED, name, config.models_dir / name, size, problem=problem)
+    for path in left_over(config.models_dir / STAGE):
+        problem = f"{path.name} was removed, but cannot be deleted; delete it by hand"
+        yield Found(What.STRAY, path.name, path, size_of(path), problem=problem)
 
 
 def _loras(config: Config, catalog: Catalog) -> Iterator[Found]:
     for lora in catalog.loras():
-        path = config.loras_dir / f"{lora.name}.safetensors"
+        path = config.loras_dir / lora.file_name
         yield Found(What.LORA, lora.name, path, lora.size_bytes, problem=lora.problem)

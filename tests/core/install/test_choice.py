@@ -51,6 +51,11 @@ unet/diffusion_pytorch_model.non_ema.safetensors unet/diffusion_pytorch_model.sa
 vae/config.json vae/diffusion_pytorch_model.bin vae/diffusion_pytorch_model.fp16.safetensors
 vae/diffusion_pytorch_model.safetensors
 """)
+REDUX = paths("""
+flux1-redux-dev.safetensors model_index.json feature_extractor/preprocessor_config.json
+image_embedder/config.json image_embedder/diffusion_pytorch_model.safetensors
+image_encoder/config.json image_encoder/model.safetensors
+""")
 SDXL_COMPONENTS = ["scheduler", "text_encoder", "tokenizer", "unet", "vae"]
 SDXL = paths("""
 01.png LICENSE.md README.md model_index.json scheduler/scheduler_config.json
@@ -96,7 +101,6 @@ def test_of_stable_diffusion_each_weight_once_and_no_pickle():
     choice = choose("sd15", listing(*SD15))
     weights = [name for name in names(choice) if name.endswith(".safetensors")]
     assert weights == [
-        "safety_checker/model.safetensors",
         "text_encoder/model.safetensors",
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
@@ -105,11 +109,29 @@ def test_of_stable_diffusion_each_weight_once_and_no_pickle():
     assert "tokenizer/merges.txt" in names(choice)
 
 
+def test_what_no_recipe_reads_is_left_out_also_before_the_index_is_known():
+    folders = {name.partition("/")[0] for name in names(choose("sd15", listing(*SD15)))}
+    assert folders == {
+        "model_index.json", "scheduler", "text_encoder", "tokenizer", "unet", "vae",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["safety_checker", "image_encoder"])
+def test_pickles_that_are_not_read_do_not_matter(name: str):
+    unread = [f"{name}/config.json", f"{name}/pytorch_model.bin"]
+    files = ["model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+    assert names(choose("finetune", listing(*files, *unread))) == files
+
+
+def test_of_redux_what_looks_at_pictures_is_read():
+    choice = choose("redux", listing(*REDUX))
+    assert sorted(names(choice)) == sorted(set(REDUX) - {"flux1-redux-dev.safetensors"})
+
+
 def test_a_variant_is_stored_under_the_name_that_is_looked_for():
     choice = choose("sd15", listing(*SD15), variant="fp16")
     paths = {c.file.path: c.path for c in choice.files if c.path.endswith(".safetensors")}
     assert paths == {
-        "safety_checker/model.fp16.safetensors": "safety_checker/model.safetensors",
         "text_encoder/model.fp16.safetensors": "text_encoder/model.safetensors",
         "unet/diffusion_pytorch_model.fp16.safetensors": "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.fp16.safetensors": "vae/diffusion_pytorch_model.safetensors",

@@ -29,6 +29,12 @@ from tests.outbound.repositories import INDEX, lora, pipeline, tensors, wanted, 
 VAE = "vae/diffusion_pytorch_model.safetensors"
 NAME = "someone/model"
 ABSENT = INDEX | {"text_encoder": ["transformers", "CLIPTextModel"]}
+DIFFUSION = INDEX | {
+    "_class_name": "StableDiffusionPipeline",
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+}
 
 
 @pytest.fixture
@@ -185,6 +191,23 @@ def test_a_model_of_foreign_code_is_refused_before_it_is_fetched(pull: Puller):
     assert fetched(pull) == ["model_index.json"]
 
 
+def test_what_no_recipe_reads_is_neither_fetched_nor_missed(pull: Puller):
+    """As of finetunes of Stable Diffusion, whose safety checker is often a pickle."""
+    unread = {
+        "safety_checker/config.json": b"{}",
+        "safety_checker/pytorch_model.bin": b"x" * 2000,
+        "feature_extractor/preprocessor_config.json": b"{}",
+        "image_encoder/config.json": b"{}",
+        "image_encoder/model.safetensors": weights(5),
+    }
+    whole = pipeline({"model_index.json": json.dumps(DIFFUSION).encode()})
+    pull.server.repositories[NAME] = Repository(whole | unread)
+    pull()
+    assert content_of(pull.models / "m") == wanted(whole)
+    assert scan_model(pull.models / "m").problem is None
+    assert not set(unread) & set(fetched(pull))
+
+
 def test_what_is_installed_is_replaced_only_by_force(pull: Puller, files: dict[str, bytes]):
     pull()
     files[VAE] = weights(42)
@@ -200,18 +223,6 @@ def test_what_is_installed_is_replaced_only_by_force(pull: Puller, files: dict[s
 def test_an_empty_folder_is_no_model(pull: Puller, files: dict[str, bytes]):
     (pull.models / "m").mkdir(parents=True)
     pull()
-    assert content_of(pull.models / "m") == wanted(files)
-
-
-def test_an_old_model_that_lost_its_place_to_a_kill_gets_it_back(
-    pull: Puller, files: dict[str, bytes]
-):
-    """Between the two renames of a replacement, the old one lies in the staging folder."""
-    pull()
-    (pull.staging / "m").mkdir(parents=True)
-    (pull.models / "m").rename(pull.staging / "m" / "replaced")
-    files[VAE] = weights(42)
-    pull(replace=True)
     assert content_of(pull.models / "m") == wanted(files)
 
 
