@@ -215,7 +215,7 @@ def _strength(request: GenerationRequest, defaults: Defaults) -> float:
     """What is filled, and what a picture is a variation of, counts whole unless asked otherwise."""
     if request.strength is not None:
         return request.strength
-    whole = request.mode is Mode.REDUX or request.image(ImageRole.MASK) is not None
+    whole = request.mode in (Mode.FILL, Mode.REDUX) or request.image(ImageRole.MASK) is not None
     return 1.0 if whole else defaults.strength
 
 

@@ -59,12 +59,13 @@ def _mostly_cats(rng: random.Random, bucket: str) -> SceneSpec:
 
 
 STYLE_LORAS = (
+    # Small shapes at places of their own: at rank 12, with 1,500 steps, a quarter lacks its bow.
     StyleLora(
         "cute_cat",
         "cute_cat_lora.safetensors",
         "kohya",
-        12,
-        1500,
+        16,
+        3000,
         _mostly_cats,
         "Cats with a pink bow, pink cheeks and hearts around them",
     ),

@@ -6,6 +6,7 @@ from tests.semantic.conftest import LORAS, LoadRecipe
 from train_tiny.style_classifier import StyleClassifier
 from train_tiny.style_figures import StylePainter, both_figures, style_figures
 from train_tiny.style_loras import STYLE_LORAS
+from train_tiny.style_member import TWO_AT_ONCE
 
 SEED = 1
 SAMPLES = 50
@@ -33,5 +34,5 @@ def test_style_is_recognised_and_scales(
 
 @pytest.mark.timeout(900)
 def test_two_styles_at_once(painter: StylePainter, style_judge: StyleClassifier) -> None:
-    two = {style: FILES[style] for style in ("night", "outlined")}
+    two = {style: FILES[style] for style in TWO_AT_ONCE}
     assert both_figures(painter, style_judge, two, SEED, SAMPLES)["recognised"] >= 85

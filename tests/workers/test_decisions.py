@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -213,10 +214,9 @@ def test_the_child_reads_messages_however_they_are_cut(kinds: list[str], data: s
     ours, theirs = socket.socketpair()
     with ours, theirs:
         channel, received = Channel(theirs), []
-        while text:
-            size = data.draw(st.integers(1, len(text)))
-            ours.sendall(text[:size])
-            text = text[size:]
+        cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=12).map(sorted))
+        for begin, end in pairwise([0, *cuts, len(text)]):
+            ours.sendall(text[begin:end])
             while (message := channel.poll()) is not None:
                 received.append(message)
         assert received == sent
