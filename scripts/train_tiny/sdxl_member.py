@@ -12,7 +12,7 @@ from .member_card import write_card
 from .members import MemberRun, replace_folder
 from .pairs import load_pairs
 from .sd_base import SCHEDULE, SdBase
-from .sd_member import PICTURES, SCENES, SD_TARGETS, judge_scenes, write_facts
+from .sd_member import PICTURES, SAMPLING, SCENES, SD_TARGETS, judge_scenes, write_facts
 from .sd_painting import sdxl_painter
 from .sd_text import SdText
 from .sd_training import train_unet
@@ -53,7 +53,7 @@ def _export(base: SdxlBase, text: SdxlText, out: Path) -> None:
         tokenizer=text.first.tokenizer,
         tokenizer_2=text.tokenizer,
         unet=half(base.unet),
-        scheduler=EulerDiscreteScheduler(**SCHEDULE, steps_offset=1, timestep_spacing="leading"),
+        scheduler=EulerDiscreteScheduler(**SCHEDULE, **SAMPLING),
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     ).save_pretrained(out)

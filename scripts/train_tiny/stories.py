@@ -155,7 +155,7 @@ pipeline(
     width=128,
     height=128,
     num_inference_steps=25,
-    guidance_scale=5,
+    guidance_scale=3.5,
 ).images[0].save("out.png")
 """,
         training=(_DATA, "3,000 steps of 32 beside the frozen UNet, predicting its noise."),
@@ -183,7 +183,7 @@ pipeline(
     width=128,
     height=128,
     num_inference_steps=25,
-    guidance_scale=5,
+    guidance_scale=3.5,
 ).images[0].save("cat.png")
 """,
         training=(
@@ -212,7 +212,7 @@ pipeline(
     width=128,
     height=128,
     num_inference_steps=25,
-    guidance_scale=5,
+    guidance_scale=3.5,
 ).images[0].save("cat.png")
 """,
         training=(
