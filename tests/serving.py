@@ -61,7 +61,7 @@ def serving_config(folder: Path, **settings: Any) -> Config:
         "models_dir": folder / "models",
         "loras_dir": folder / "loras",
         "keys": {"declared": declared},
-        "pool": {"devices": "cpu:1"},
+        "pool": {"devices": "cpu:1", "threads": 1},
         "models": {name: _FAKE | more for name, more in MODELS.items()},
         "api": {"rate_limit": "100000/minute", "auth_failure_limit": "100000/minute"},
     }

@@ -40,7 +40,7 @@ def fake_config(folder: Path, **settings: Any) -> Config:
             "models_dir": folder / "models",
             "loras_dir": folder / "loras",
             "keys": {"declared": keys},
-            "pool": {"devices": "cpu:1"},
+            "pool": {"devices": "cpu:1", "threads": 1},
             "models": {"fake": fake},
         }
         | settings

@@ -35,7 +35,7 @@ def entries() -> dict[str, ModelEntry]:
 def recipe(entries: dict[str, ModelEntry]) -> Iterator[LoadRecipe]:
     """A shipped model by its id, each read once; skipped only while its folder is absent."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # two files of tests share the cores
     shelf, loaded = Shelf(), dict[str, Recipe]()
     wardrobe = Wardrobe("cpu", files_bytes=2**26)
 

@@ -145,7 +145,12 @@ async def start_pool(tmp_path: Path) -> AsyncIterator[StartPool]:
         devices: str = "cpu:1",
         **settings: Any,
     ) -> PoolUnderTest:
-        quick: dict[str, Any] = {"devices": devices, "restart_min_s": 0.01, "restart_max_s": 0.1}
+        quick: dict[str, Any] = {
+            "devices": devices,
+            "threads": 1,
+            "restart_min_s": 0.01,
+            "restart_max_s": 0.1,
+        }
         pool = LocalPool(
             Pool.model_validate(quick | settings),
             run_folder=tmp_path / "run",
