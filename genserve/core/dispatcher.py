@@ -249,13 +249,10 @@ class Dispatcher:
         return _Claimed(task, token, choice.worker_id, means, error) if task else None
 
     async def _give(self, claimed: _Claimed) -> None:
-        task, token = claimed.task, claimed.token
-        running = Running(task, token, claimed.worker_id)
-        self._running[task.id] = running
+        running = Running(claimed.task, claimed.token, claimed.worker_id)
+        self._running[running.task.id] = running
         if claimed.means is None:
-            error = claimed.error or GenServeError()
-            self._release(running)
-            self._later(self._booking.failed(running, ErrorInfo.of(error), Outcome.FAILED))
+            self._fail(running, claimed.error or GenServeError())
             return
         try:
             assignment = self._assignment(running, claimed.means)
@@ -263,10 +260,19 @@ class Dispatcher:
         except LookupError:  # the worker went down since it was chosen
             self._release(running)
             self._later(self._put_back(running, crashed=False))
-            return
-        running.submitted = True
-        if running.cancel:
-            await self._pool.cancel(running.worker_id, task.id, task.attempt)
+        except Exception:  # the task's edge: it must end, and its worker take the next one
+            log.exception("cannot give out a task", extra={"task_id": running.task.id})
+            self._fail(running, GenServeError())
+        else:
+            running.submitted = True
+            if running.cancel:
+                await self._pool.cancel(running.worker_id, running.task.id, running.task.attempt)
+
+    def _fail(self, running: Running, error: GenServeError) -> None:
+        """It never reached its worker."""
+        self._outgrown.forget(running.task.id)
+        self._release(running)
+        self._later(self._booking.failed(running, ErrorInfo.of(error), Outcome.FAILED))
 
     def _assignment(self, running: Running, means: _Means) -> Assignment:
         request = running.task.resolved or running.task.asked

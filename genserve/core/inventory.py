@@ -20,13 +20,8 @@ from genserve.store.extra_weights import (
     scan_vaes,
     stamp_of,
 )
-from genserve.store.weights import (
-    ModelFolder,
-    is_pipeline,
-    scan_model,
-    scan_part,
-    scan_transformer,
-)
+from genserve.store.found_files import unreadable_below
+from genserve.store.weights import ModelFolder, is_pipeline, scan_model, scan_transformer
 
 FAMILIES_WITHOUT_WEIGHTS = frozenset({"fake", "canny", "lanczos"})
 FAMILIES_THAT_DO_NOT_DRAW = FAMILIES_WITHOUT_WEIGHTS | tool_weights.SCANS.keys()
@@ -124,6 +119,17 @@ def _folder(config: Config, model_id: str) -> Path:
 
 
 def _scanned(config: Config, model_id: str) -> _Found:
+    """A model's edge: what of it cannot be read is its problem, and the others keep serving."""
+    try:
+        return _looked_at(config, model_id)
+    except OSError as error:
+        name = _folder(config, model_id).name
+        problem = unreadable_below(config.models_dir, error, otherwise=name)
+        return _Found(ModelFolder(present=True, problem=problem), {})
+
+
+def _looked_at(config: Config, model_id: str) -> _Found:
+    """What lies on disk for a model, without what its base lends. Raises `OSError`."""
     model = config.models[model_id]
     if model.family in FAMILIES_WITHOUT_WEIGHTS:
         return _Found(ModelFolder(present=True), {})
@@ -183,17 +189,15 @@ def _on_base(config: Config, model_id: str, found: Mapping[str, _Found]) -> _Fou
 
 
 def _with_vae(config: Config, model_id: str, found: _Found) -> _Found:
-    """With the VAE that the configuration puts in place of the folder's own."""
+    """With the VAE that the configuration puts in place of the folder's own; an edge as well."""
     name = config.models[model_id].vae
     if name is None or not _usable(found.own):
         return found
     path = config.models_dir / name
-    if path.is_dir():
-        problem = scan_part(path).problem
-    elif path.is_file():
-        problem = problem_of_vae(path)
-    else:
-        problem = f"its VAE is missing; put it into models/{name}"
+    try:
+        problem = problem_of_vae(path, name)
+    except OSError as error:
+        problem = unreadable_below(config.models_dir, error, otherwise=name)
     stamp = joined(found.own.stamp, stamp_of(path))
     return replace(found, own=replace(found.own, problem=problem, stamp=stamp))
 

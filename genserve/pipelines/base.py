@@ -1,7 +1,7 @@
 """What a family of models must offer, and what it may say and raise while it draws."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -135,3 +135,12 @@ class Pipeline(Protocol):
     def unload(self) -> None:
         """Give the memory back, and to the shelf what was taken. Also after a failed `load`."""
         ...
+
+
+def as_configured(pipeline: Pipeline, spec: ModelSpec) -> AbstractContextManager[None]:
+    """While it is open, the pipeline draws as the spec says: in tiles, where it says `vae_tiling`.
+
+    What else the spec says was done when the model was read.
+    """
+    tiled = pipeline.low_memory() if spec.vae_tiling else None
+    return tiled or nullcontext()

@@ -21,9 +21,10 @@ class _Resident:
     stamp: str
     pipeline: Pipeline
     degraded: tuple[Degraded, ...] = ()
-    """What had to be done to make it fit at all."""
+    """How it has to wait to fit at all."""
 
 
+EVICTED = Degraded(code="evicted_models", detail="Other models were unloaded to make room.")
 OFFLOADED: dict[Offload, Degraded] = {
     "model": Degraded(
         code="offloaded_networks",
@@ -45,6 +46,8 @@ class Residents:
         self._shelf = shelf or Shelf()
         self._budget_bytes = budget_bytes
         self._residents: OrderedDict[str, _Resident] = OrderedDict()
+        self.evictions = 0
+        """How often others were unloaded since memory ran out: more than the budget asks for."""
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -91,7 +94,9 @@ class Residents:
             last = len(ways) == 1 and not self._residents
             if _fits(partial(self._try, pipeline, placed), alone=last):
                 return pipeline, ways[0]
-            if not self.evict_others(""):
+            if spec.id in self._residents:
+                self.unload(spec.id)  # as it was before its files changed: nobody misses that
+            elif not self.evict_others(spec.id):
                 ways = ways[1:]
 
     def degraded(self, model_id: str) -> tuple[Degraded, ...]:
@@ -102,16 +107,15 @@ class Residents:
     def complete(self, spec: ModelSpec, request: GenerationRequest) -> None:
         """Read what the request needs beside what its model was loaded with: a ControlNet.
 
-        After making room for it; when it does not fit, with the model alone. The model must be the
-        most recently used. Raises as `load`, or `LookupError` when the model is not loaded.
+        After making room for it, as the budget says. The model must be the most recently used.
+        Raises what reading raises, also when memory runs out: that is the task's ladder's business.
+        `LookupError` when the model is not loaded.
         """
         lacking = self._residents[spec.id].pipeline.lacking(request)
         if lacking:
             self._make_room(self._to_come(spec, lacking), stay=1)
         for read in lacking.values():
-            if not _fits(read, alone=len(self._residents) == 1):
-                self.evict_others(spec.id)
-                read()
+            read()
         self._make_room(0, stay=1)
 
     def unload(self, model_id: str) -> None:
@@ -123,11 +127,12 @@ class Residents:
             faults.release_memory()
 
     def evict_others(self, model_id: str) -> bool:
-        """Unload everything but that model; whether there was anything."""
+        """Unload everything but that model, for lack of memory; whether there was anything."""
         others = [other for other in self._residents if other != model_id]
         for other in others:
             self._residents.pop(other).pipeline.unload()
         faults.release_memory()
+        self.evictions += bool(others)
         return bool(others)
 
     def _try(self, pipeline: Pipeline, spec: ModelSpec) -> None:

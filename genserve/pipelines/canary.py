@@ -18,7 +18,7 @@ from genserve.domain.model import ModelSpec
 from genserve.domain.request import GenerationRequest, Mode
 from genserve.domain.samplers import canonical_scheduler
 from genserve.errors import UnsupportedMode
-from genserve.pipelines.base import Pipeline, Stage, UnusablePicture
+from genserve.pipelines.base import Pipeline, Stage, UnusablePicture, as_configured
 from genserve.pipelines.images import refuse_constant
 
 log = logging.getLogger("child.canary")
@@ -56,6 +56,7 @@ def check(
         "options": spec.options,
         "dtype": spec.dtype,
         "quantization": spec.quantization,
+        "vae_tiling": spec.vae_tiling,
         **software(),
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
@@ -63,7 +64,8 @@ def check(
     recorded = _read(file)
     if recorded is not None and not restarted:
         return
-    drawn = _draw(pipeline, request)
+    with as_configured(pipeline, spec):
+        drawn = _draw(pipeline, request)
     if recorded is None and drawn is not None:
         _write(file, {**key, "sha256": drawn})
     elif recorded != drawn:

@@ -167,8 +167,9 @@ class Flux:
         """See `Pipeline.offloaded`."""
         if self._device == "cpu":
             return None
-        networks = self._loaded.networks().values()
-        held = offloading.moved_out(networks, self._device, self._offload, how)
+        held = offloading.moved_out(
+            lambda: self._loaded.networks().values(), self._device, self._offload, how
+        )
         return None if held is None else self._waiting(held, how)
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Out of memory is a ladder: each rung asks for less, and the answer says which were taken."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
@@ -43,17 +43,20 @@ class Ladder:
     def __exit__(self, *_: object) -> None:
         self._held.close()
 
-    def run(self, draw: Callable[[], T]) -> T:
-        """`draw`, again from each next rung while it runs out of memory. Raises `NoMemory`."""
+    def run(self, draw: Callable[[], T], *, useless: Collection[str] = ()) -> T:
+        """`draw`, again from each next rung while it runs out of memory. Raises `NoMemory`.
+
+        The rungs of these codes would not help it: they are left for later.
+        """
         while (outcome := _attempt(draw)) is None:
             # Here no exception holds the frames and their tensors any more.
             faults.release_memory()
-            self._descend()
+            self._descend(useless)
         return outcome[0]
 
-    def _descend(self) -> None:
-        while self._left:
-            rung = self._left.pop(0)
+    def _descend(self, useless: Collection[str]) -> None:
+        for rung in [rung for rung in self._left if rung.code not in useless]:
+            self._left.remove(rung)
             held = rung.take()
             if held is not None:
                 self._held.enter_context(held)

@@ -9,7 +9,7 @@
 that is drawn: its hooks chain the networks of one pipeline, and a network may have several.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, assert_never
 
@@ -63,19 +63,20 @@ def drawing(pipe: Any, device: DeviceKind, offload: Offload) -> Iterator[None]:
 
 
 def moved_out(
-    networks: Iterable[Any], device: DeviceKind, now: Offload, wanted: Offload
+    found: Callable[[], Iterable[Any]], device: DeviceKind, now: Offload, wanted: Offload
 ) -> AbstractContextManager[None] | None:
     """While it is open, networks that are placed as `now` wait as `wanted`; then as before.
 
-    None where that would save nothing, or cannot be done: quantised weights of GGUF and nf4 do not
-    survive being taken apart layer by layer.
+    `found` is asked again at the end: what was read meanwhile comes to the device too. None where
+    that would save nothing, or cannot be done: quantised weights of GGUF and nf4 do not survive
+    being taken apart layer by layer.
     """
-    networks = list(networks)
+    networks = list(found())
     match (now, wanted):
         case ("none", "model"):
-            return _without_device(networks, device)
+            return _without_device(networks, found, device)
         case ("none", "sequential") if all(map(_plain, networks)):
-            return _chained(_without_device(networks, device), _in_layers(networks, device))
+            return _chained(_without_device(networks, found, device), _in_layers(networks, device))
         case ("model", "sequential") if all(map(_plain, networks)):
             return _in_layers(networks, device)
         case _:
@@ -83,13 +84,15 @@ def moved_out(
 
 
 @contextmanager
-def _without_device(networks: list[Any], device: DeviceKind) -> Iterator[None]:
+def _without_device(
+    networks: list[Any], found: Callable[[], Iterable[Any]], device: DeviceKind
+) -> Iterator[None]:
     for network in networks:
         network.to("cpu")
     try:
         yield
     finally:
-        for network in networks:
+        for network in [*networks, *found()]:
             network.to(device)
 
 

@@ -18,7 +18,7 @@ import transformers
 from diffusers.hooks import apply_layerwise_casting
 
 from genserve.domain.model import ModelSpec, Offload, Quantization
-from genserve.pipelines import offloading, preview, random_weights
+from genserve.pipelines import offloading, preview, random_weights, weight_files
 from genserve.pipelines.base import BrokenModel, DeviceKind
 from genserve.pipelines.shelf import Shelf
 
@@ -155,7 +155,7 @@ def _from_folder(network: Any, folder: Path, dtype: torch.dtype, quantization: Q
         raise BrokenModel(f"{shown} is missing")
     if files := sorted(folder.glob("*.gguf")):
         return _from_file(network, files[0], folder, dtype, "none")
-    options: dict[str, Any] = {"variant": _variant(folder)}
+    options: dict[str, Any] = {"variant": weight_files.variant_of(folder)}
     if quantization == "nf4":
         options["quantization_config"] = _nf4(network, dtype)
     read, told = network.from_pretrained(
@@ -171,13 +171,6 @@ def _from_folder(network: Any, folder: Path, dtype: torch.dtype, quantization: Q
         if told[what]:
             raise BrokenModel(f"{shown} lacks weights, such as {sorted(map(str, told[what]))[0]}")
     return _cast(read, dtype) if quantization == "fp8" else read
-
-
-def _variant(folder: Path) -> str | None:
-    """ "fp16" where only such weights are there, as model.fp16.safetensors."""
-    names = [file.name.removesuffix(".safetensors") for file in folder.glob("*.safetensors")]
-    halves = [name.endswith(".fp16") or ".fp16-0" in name for name in names]
-    return "fp16" if halves and all(halves) else None
 
 
 def _from_file(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class SdParts:
         self.controlnets = ControlNets(spec.controls, self._read_controlnet)
         self._borrower = object()
         self._borrowed: tuple[str, Any] | None = None
+        self._in_tiles = False
 
     def __getitem__(self, name: str) -> Any:
         """A component by diffusers' name, None where the model has none."""
@@ -85,7 +87,11 @@ class SdParts:
 
     def vae(self, request: GenerationRequest) -> Any:
         """The VAE that decodes the request's picture. The last one that was asked for is kept."""
-        name = request.vae
+        vae = self._vae_named(request.vae, request.model)
+        _tile(vae, self._in_tiles)  # it may have been read while `tiled` was open
+        return vae
+
+    def _vae_named(self, name: str | None, model: str) -> Any:
         if name is None:
             return self._components["vae"]
         if name not in self._spec.vaes:
@@ -96,7 +102,7 @@ class SdParts:
                 read = self._read_vae(self._spec.vaes[name], self._borrower)
             except BrokenModel as broken:
                 self._return_vae()
-                raise VaeDoesNotFit(vae=name, model=request.model, reason=broken.reason) from None
+                raise VaeDoesNotFit(vae=name, model=model, reason=broken.reason) from None
             self._borrowed = (name, read)
         return self._borrowed[1]
 
@@ -120,16 +126,24 @@ class SdParts:
         return read
 
     def _read_controlnet(self, folder: Path) -> Any:
-        """Raises `BrokenModel`, also for one that was trained beside another kind of model."""
-        read = self._placement.read(ControlNetModel, folder)
+        """Raises `BrokenModel`, also for one that was trained beside another kind of model.
+
+        That is told by its configuration, before gigabytes are read that would stay.
+        """
+        if folder.is_dir():  # else it is missing, which reading says
+            self._check_controlnet(folder)
+        return self._placement.read(ControlNetModel, folder)
+
+    def _check_controlnet(self, folder: Path) -> None:
+        settings = sd_loading.read_json(folder / "config.json")
         unet = self._components["unet"].config
         for name in _SHARED_WITH_UNET:
-            if _plain(read.config[name]) != _plain(unet[name]):
+            setting = settings.get(name, signature(ControlNetModel).parameters[name].default)
+            if _plain(setting) != _plain(unet[name]):
                 raise BrokenModel(
                     f"{folder.name} is a ControlNet for another kind of model (its {name} is"
-                    f" {read.config[name]}, the UNet's {unet[name]}); take one for this model"
+                    f" {setting}, the UNet's {unet[name]}); take one for this model"
                 )
-        return read
 
     def _placement_of_vae(self, config: Path) -> Placement:
         if not self._careful_vae:
@@ -150,24 +164,27 @@ class SdParts:
     @contextmanager
     def tiled(self) -> Iterator[None]:
         """Decode in tiles and slices while it is open: seams are possible, seldom seen."""
-        vaes = [self._components["vae"], *([self._borrowed[1]] if self._borrowed else [])]
-        for vae in vaes:
-            vae.enable_tiling()
-            vae.enable_slicing()
+        self._tile_all(True)
         try:
             yield
         finally:
-            for vae in vaes:
-                vae.disable_tiling()
-                vae.disable_slicing()
+            self._tile_all(False)
+
+    def _tile_all(self, in_tiles: bool) -> None:
+        self._in_tiles = in_tiles
+        for vae in (self._components["vae"], *([self._borrowed[1]] if self._borrowed else [])):
+            _tile(vae, in_tiles)
 
     def offloaded(self, how: Offload) -> AbstractContextManager[None] | None:
         """See `Pipeline.offloaded`."""
         if self._placement.device == "cpu":
             return None
-        networks = [*self.networks().values(), *([self._borrowed[1]] if self._borrowed else [])]
-        held = offloading.moved_out(networks, self._placement.device, self._offload, how)
+        device = self._placement.device
+        held = offloading.moved_out(self._all_networks, device, self._offload, how)
         return None if held is None else self._waiting(held, how)
+
+    def _all_networks(self) -> list[Any]:
+        return [*self.networks().values(), *([self._borrowed[1]] if self._borrowed else [])]
 
     @contextmanager
     def _waiting(self, held: AbstractContextManager[None], how: Offload) -> Iterator[None]:
@@ -188,6 +205,15 @@ class SdParts:
         """Return everything to the shelf."""
         self._return_vae()
         self._placement.shelf.give_back(self._placement.user)
+
+
+def _tile(vae: Any, in_tiles: bool) -> None:
+    if in_tiles:
+        vae.enable_tiling()
+        vae.enable_slicing()
+    else:
+        vae.disable_tiling()
+        vae.disable_slicing()
 
 
 def _scaling(config: Mapping[str, Any]) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from genserve.file_hashes import FileHashes, FileStamp
+from genserve.pipelines.weight_files import weights_in
 
 T = TypeVar("T")
 
@@ -114,13 +115,6 @@ def _size_bytes(network: Any, device: str) -> int:
     """What a network's weights and buffers take of that device's memory."""
     weights = [*network.parameters(), *network.buffers()]
     return sum(w.numel() * w.element_size() for w in weights if w.device.type == device)
-
-
-def weights_in(folder: Path) -> list[Path]:
-    """The files directly in a folder that hold weights; none where it is gone."""
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".gguf"))
 
 
 def _source(source: Path) -> _Source:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from genserve.domain.model import ModelSpec
+from genserve.pipelines import weight_files
 from genserve.pipelines.base import DeviceKind
-from genserve.pipelines.shelf import Shelf, weights_in
+from genserve.pipelines.shelf import Shelf
 
 _DTYPE_BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
 _AUTO_BYTES: dict[DeviceKind, float] = {"cuda": 2.0, "cpu": 4.0}
@@ -41,28 +42,57 @@ def missing_bytes(
 
 def sources(spec: ModelSpec) -> list[Path]:
     """The folders and files of the networks that a model is loaded with, each network's once."""
+    whole = (spec.folder / "model_index.json").is_file()
     networks: dict[str, Path] = {}
-    for folder in (spec.base, spec.folder):
-        if folder is not None and folder.is_dir():
-            networks |= {part.name: part for part in sorted(folder.iterdir()) if part.is_dir()}
+    for folder in _lenders(spec, whole=whole):
+        networks |= {part.name: part for part in sorted(folder.iterdir()) if _is_read(part, spec)}
     if spec.vae is not None:
         networks["vae"] = spec.vae
     alone = [spec.folder] if spec.folder.is_file() else []
-    is_control = spec.folder in spec.controls.values()
-    whole = is_control or (spec.folder / "model_index.json").is_file()
-    if not whole and spec.folder.is_dir():
-        alone = weights_in(spec.folder)  # they are no network's second copy then
+    if not whole and spec.folder.is_dir() and spec.folder not in spec.controls.values():
+        alone = weight_files.read_of(spec.folder)  # they are no network's second copy then
     if alone and spec.base is not None:  # in place of the base's own
         networks = {name: part for name, part in networks.items() if name not in _DRAWS}
     return [*networks.values(), *alone]
 
 
 _DRAWS = frozenset({"transformer", "unet"})
+_IN_ONE_PLACE = {
+    "sd15": frozenset({"unet", "vae", "text_encoder"}),
+    "sdxl": frozenset({"unet", "vae", "text_encoder", "text_encoder_2"}),
+    "sd3": frozenset({"transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"}),
+}
+"""The families of Stable Diffusion: a checkpoint file is all of a model, its base lends tokenizers
+alone. As their layouts say, which cannot be asked without torch."""
+_REDUX = frozenset({"image_encoder", "image_embedder"})
+_NETWORKS = {
+    **_IN_ONE_PLACE,
+    "flux": frozenset({"transformer", "vae", "text_encoder", "text_encoder_2"}),
+}
+"""Other folders of a model are left where they lie: safety checkers, other models' adapters. Of a
+family that is not named, all are read."""
+
+
+def _lenders(spec: ModelSpec, *, whole: bool) -> list[Path]:
+    """The folders whose sub-folders may be the model's networks; the last one has its way."""
+    in_one_place = spec.family in _IN_ONE_PLACE
+    if in_one_place and not whole:
+        return []
+    folders = [spec.folder] if in_one_place else [spec.base, spec.folder]
+    return [folder for folder in folders if folder is not None and folder.is_dir()]
+
+
+def _is_read(part: Path, spec: ModelSpec) -> bool:
+    if not part.is_dir():
+        return False
+    is_redux = spec.base is not None and part.parent == spec.folder
+    read = _NETWORKS.get(spec.family)
+    return read is None or part.name in read or (is_redux and part.name in _REDUX)
 
 
 def files_of(source: Path) -> list[Path]:
-    """The files with the weights of a network's folder, or the one file that it is."""
-    return [source] if source.is_file() else weights_in(source)
+    """The files with the weights of a network's folder that are read, or the one file it is."""
+    return [source] if source.is_file() else weight_files.read_of(source)
 
 
 def _number_bytes(spec: ModelSpec, source: Path, device: DeviceKind) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genserve.file_hashes import fingerprint
+from genserve.store.found_files import shown, unreadable, wrong_link, wrong_name
 from genserve.store.safetensors_header import BadWeights, Header, read_header
 from genserve.store.weights import PICKLES, ModelFolder, scan_bare, scan_part
 
@@ -47,7 +48,7 @@ def scan_checkpoint(folder: Path, family: str, base: Path | None) -> ModelFolder
     """Look into a folder that holds one Stable Diffusion checkpoint, a single .safetensors file.
 
     Folders beside it may hold configurations and tokenizers, in diffusers' layout; `base` is the
-    folder of the model that lends the tokenizers otherwise.
+    folder of the model that lends the tokenizers otherwise. Raises `OSError`.
     """
     found = scan_bare(folder)
     if not found.present or found.problem is not None:
@@ -80,17 +81,31 @@ def scan_controlnet(folder: Path) -> ModelFolder:
     found = scan_part(folder)
     class_name = _class_name(folder)
     if found.problem is None and class_name is not None and "ControlNet" not in class_name:
-        problem = f"{folder.name}/config.json is that of {class_name}; put a ControlNet there"
+        its_class = shown(class_name)
+        problem = f"{folder.name}/config.json is that of {its_class}; put a ControlNet there"
         return replace(found, problem=problem)
     return found
 
 
 def scan_vaes(models_dir: Path) -> list[ExtraFile]:
-    """The VAEs directly below the models folder: folders of diffusers', and single files."""
+    """The VAEs directly below the models folder: folders of diffusers', and single files.
+
+    Raises `OSError`.
+    """
     if not models_dir.is_dir():
         return []
-    found = (vae for path in sorted(models_dir.iterdir()) if (vae := _vae(path)) is not None)
-    return [replace(vae, stamp=stamp_of(vae.path)) for vae in found]
+    return _told(vae for path in sorted(models_dir.iterdir()) if (vae := _vae(path)) is not None)
+
+
+def _told(found: Iterable[ExtraFile]) -> list[ExtraFile]:
+    """With names that can be told to people, and none of use that a worker could not be told."""
+    files = []
+    for file in found:
+        wrong = wrong_name(file.path)
+        problem = file.problem if wrong is None else f"{shown(file.path.name)} {wrong}"
+        stamp = stamp_of(file.path)
+        files.append(replace(file, name=shown(file.name), problem=problem, stamp=stamp))
+    return files
 
 
 def stamp_of(path: Path) -> str:
@@ -102,7 +117,7 @@ def stamp_of(path: Path) -> str:
 
 
 def _vae(path: Path) -> ExtraFile | None:
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's: a link may lead into what cannot be read
         if _class_name(path) != "AutoencoderKL":
             return None
         return ExtraFile(path.name, path, scan_part(path).problem)
@@ -118,8 +133,12 @@ def _vae(path: Path) -> ExtraFile | None:
     return ExtraFile(path.stem, path, problem)
 
 
-def problem_of_vae(file: Path) -> str | None:
-    """Why a file that config.yaml names as a VAE cannot be one, by its header."""
+def problem_of_vae(file: Path, name: str) -> str | None:
+    """Why what config.yaml names so cannot be a VAE, by its header. Raises `OSError`."""
+    if file.is_dir():
+        return scan_part(file).problem
+    if not file.is_file():
+        return f"its VAE is missing; put it into models/{name}"
     if file.suffix.lower() in PICKLES:
         return _of_a_pickle(file)
     if file.suffix != ".safetensors":
@@ -139,20 +158,20 @@ def _class_name(folder: Path) -> str | None:
         content = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    return content.get("_class_name") if isinstance(content, dict) else None
+    name = content.get("_class_name") if isinstance(content, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def scan_embeddings(folder: Path) -> list[ExtraFile]:
-    """The embeddings directly in a folder, by name."""
-    found: Iterable[ExtraFile] = _embeddings(folder) if folder.is_dir() else ()
-    return [replace(word, stamp=stamp_of(word.path)) for word in found]
+    """The embeddings directly in a folder, by name. Raises `OSError`."""
+    return _told(_embeddings(folder)) if folder.is_dir() else []
 
 
 def _embeddings(folder: Path) -> Iterator[ExtraFile]:
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICKLES:
             yield ExtraFile(path.stem, path, _of_a_pickle(path))
-        elif path.suffix.lower() == ".safetensors" and path.is_file():
+        elif path.suffix.lower() == ".safetensors" and os.path.isfile(path):
             header, problem = _header(path, folder)
             if header is not None and not _are_words(header):
                 problem = f"{path.name} holds no embedding, but other weights"
@@ -170,11 +189,10 @@ def _are_words(header: Header) -> bool:
 
 def _header(path: Path, folder: Path) -> tuple[Header | None, str | None]:
     """A file's header, or what is wrong with the file."""
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return None, f"{path.name} is a link that leads outside; put the file itself there"
     try:
-        return read_header(path), None
+        wrong = wrong_link(path, folder)
+        return (read_header(path), None) if wrong is None else (None, f"{path.name} {wrong}")
     except BadWeights as bad:
         return None, f"{path.name} {bad.problem}"
     except OSError as error:
-        return None, f"{path.name} cannot be read: {os.strerror(error.errno or 0)}"
+        return None, unreadable(path.name, error)

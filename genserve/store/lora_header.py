@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from genserve.domain.lora import LoraKind, LoraSource, UnknownTensor, kind_of, layers
 from genserve.file_hashes import FileStamp
+from genserve.store.found_files import shown
 from genserve.store.safetensors_header import BadWeights, Header
 
 MAX_TRIGGER_WORDS = 5
@@ -33,7 +34,7 @@ _BY_NAME = (
 )
 _SDXL = re.compile(r"^lora_te2_|^text_encoder_2\.")
 _DOUBLE_BLOCK = re.compile(
-    r"(?:^|(?:transformer|model|unet|lycoris)[._])transformer_blocks[._](\d+)[._](?:attn|ff|norm1)"
+    r"(?:^|(?:transformer|model|unet|lycoris)[._])transformer_blocks[._](\d{1,4})[._](?:attn|ff|norm1)"
 )
 _CROSS_ATTENTION = re.compile(r"attn2[._](?:processor[._])?to_[kv]$")
 _BASES_STATED = (
@@ -176,6 +177,6 @@ def _trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
         tags: Counter[str] = Counter()
         for frequency in by_folder.values():
             tags.update({str(tag).strip(): int(count) for tag, count in frequency.items()})
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, TypeError, AttributeError, RecursionError):
         return ()
-    return tuple(tag for tag, _ in tags.most_common(MAX_TRIGGER_WORDS) if tag)
+    return tuple(shown(tag) for tag, _ in tags.most_common(MAX_TRIGGER_WORDS) if tag)

@@ -1,12 +1,12 @@
 """What lies in the folder of LoRAs, without loading any of it: see `weights` for the rules."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from genserve.domain.lora import LoraSource
 from genserve.file_hashes import FileHashes, FileStamp
+from genserve.store.found_files import shown, unreadable, wrong_link, wrong_name
 from genserve.store.lora_header import LoraFile, describe_lora
 from genserve.store.safetensors_header import BadWeights, read_header
 from genserve.store.weights import PICKLES
@@ -56,22 +56,22 @@ def _lora(
 
 
 def _looked_at(folder: Path, path: Path, hashes: FileHashes, stamp: FileStamp) -> LoraFile:
-    if path.suffix.lower() in PICKLES:
-        problem = f"{path.name} may run code; convert it to safetensors"
-    elif not path.resolve().is_relative_to(folder.resolve()):
-        problem = f"{path.name} is a link that leads outside; put the file itself there"
-    else:
-        try:
-            return _described(path, hashes, stamp)
-        except BadWeights as bad:
-            problem = f"{path.name} {bad.problem}"
-        except OSError as error:
-            problem = f"{path.name} cannot be read: {os.strerror(error.errno or 0)}"
-    return LoraFile(name=path.stem, size_bytes=stamp.size, problem=problem)
+    try:
+        return _described(folder, path, hashes, stamp)
+    except BadWeights as bad:
+        problem = shown(f"{path.name} {bad.problem}")
+    except OSError as error:
+        problem = unreadable(path.name, error)
+    return LoraFile(name=shown(path.stem), size_bytes=stamp.size, problem=problem)
 
 
-def _described(path: Path, hashes: FileHashes, stamp: FileStamp) -> LoraFile:
+def _described(folder: Path, path: Path, hashes: FileHashes, stamp: FileStamp) -> LoraFile:
     """A LoRA that can be used. Raises `BadWeights`, `OSError`."""
+    if path.suffix.lower() in PICKLES:
+        raise BadWeights("may run code; convert it to safetensors")
+    wrong = wrong_name(path) or wrong_link(path, folder)
+    if wrong is not None:
+        raise BadWeights(wrong)
     found = describe_lora(path.stem, read_header(path))
     sha256 = hashes.sha256(stamp)
     if sha256 is None:

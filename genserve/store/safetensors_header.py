@@ -55,6 +55,7 @@ def read_header(path: Path) -> Header:
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise BadWeights("has a broken header; download it again")
+    _check_text([*content, *metadata, *metadata.values()])
     shapes = _checked(content, size - 8 - length)
     return Header(shapes, metadata, size, raw)
 
@@ -67,6 +68,14 @@ def _parsed(raw: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadWeights("is not a safetensors file; download it again")
     return content
+
+
+def _check_text(texts: list[str]) -> None:
+    """JSON can write half a surrogate pair (\\ud800), which neither safetensors nor UTF-8 takes."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise BadWeights("has a broken header; download it again") from None
 
 
 def _checked(tensors: dict[str, Any], data_bytes: int) -> dict[str, tuple[int, ...]]:
@@ -98,7 +107,7 @@ def _tensor(tensor: Any) -> tuple[tuple[int, ...], int, int]:
     numbers = [*shape, begin, end] if isinstance(shape, list) else [None]
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise BadWeights("has a broken header; download it again")
-    if dtype not in _BITS:
+    if not isinstance(dtype, str) or dtype not in _BITS:
         raise BadWeights("has tensors of an unknown type; take another version of it")
     if (end - begin) * 8 != prod(shape) * _BITS[dtype]:
         raise BadWeights("has a broken header; download it again")

@@ -6,7 +6,6 @@ what to do.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from genserve.file_hashes import fingerprint
+from genserve.store.found_files import (
+    Unusable,
+    below,
+    read_json,
+    shown,
+    unreadable,
+    wrong_link,
+    wrong_name,
+)
 from genserve.store.safetensors_header import BadWeights, read_header
 
 __all__ = [
@@ -41,7 +49,6 @@ COMPONENT_CONFIGS = (
     "tokenizer_config.json",
     "preprocessor_config.json",
 )
-MAX_JSON_BYTES = 16 * 2**20
 GGUF_MAGIC = b"GGUF"
 SMALL_FILE_BYTES = 2**20
 """Up to here a file's content counts for the revision, beyond only its header or size."""
@@ -63,10 +70,6 @@ class ModelFolder:
     multiple_of: int | None = None
     revision: str = ""
     stamp: str = ""
-
-
-class _Unusable(Exception):
-    """The text is the problem."""
 
 
 class BadFolder(Exception):
@@ -92,8 +95,8 @@ def model_components(folder: Path) -> dict[str, tuple[str, str]]:
     """
     try:
         return _model_index(folder)
-    except _Unusable as unusable:
-        raise BadFolder(str(unusable)) from None
+    except Unusable as unusable:
+        raise BadFolder(shown(str(unusable))) from None
 
 
 def scan_model(folder: Path, *, base: Path | None = None) -> ModelFolder:
@@ -135,7 +138,7 @@ def scan_transformer(folder: Path) -> ModelFolder:
     def look(files: list[Path]) -> dict[str, Any]:
         weights = [file for file in files if file.suffix in (".gguf", ".safetensors")]
         if len(weights) != 1 or weights[0].parent != folder:
-            raise _Unusable(
+            raise Unusable(
                 f"{folder.name} adds to a base, so it must hold one .gguf or .safetensors file, or"
                 " be a whole folder with a model_index.json"
             )
@@ -148,7 +151,7 @@ def scan_transformer(folder: Path) -> ModelFolder:
 def _network(folder: Path, configs: tuple[str, ...]) -> ModelFolder:
     def look(_: list[Path]) -> dict[str, Any]:
         for name in configs:
-            _json(folder, folder / name)
+            read_json(folder, folder / name)
         _check_weights(folder, folder)
         return {}
 
@@ -160,15 +163,16 @@ def _scanned(folder: Path, look: Callable[[list[Path]], dict[str, Any]]) -> Mode
     try:
         if not folder.is_dir() or not any(folder.iterdir()):
             return ModelFolder(present=False)
+        if (wrong := wrong_name(folder)) is not None:
+            raise Unusable(f"{folder.name} {wrong}")
         files = list(_files(folder))
         own = look(files)
         stamp = fingerprint(files)
         return ModelFolder(present=True, revision=_revision(folder, files), stamp=stamp, **own)
-    except _Unusable as unusable:
-        return ModelFolder(present=True, problem=str(unusable))
+    except Unusable as unusable:
+        return ModelFolder(present=True, problem=shown(str(unusable)))
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        return ModelFolder(present=True, problem=f"{folder.name} cannot be read: {reason}")
+        return ModelFolder(present=True, problem=unreadable(folder.name, error))
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -178,25 +182,28 @@ def _files(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted([*names, *folders]):
             path = Path(parent, name)
-            shown = _shown(folder, path)
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
-                raise _Unusable(f"{shown} is a link that leads outside; put the file itself there")
-            if name in folders:
-                if path.is_symlink():
-                    raise _Unusable(
-                        f"{shown} is a link to a folder; put the files themselves there"
-                    )
-                continue
-            if path.suffix.lower() in PICKLES:
-                raise _Unusable(f"{shown} may run code; delete it and use safetensors weights")
-            if path.suffix.lower() in CODE:
-                raise _Unusable(f"{shown} is code, which is never run; delete it")
-            yield path
+            wrong = wrong_name(path) or wrong_link(path, root) or _wrong_kind(path, name in folders)
+            if wrong is not None:
+                raise Unusable(f"{below(folder, path)} {wrong}")
+            if name not in folders:
+                yield path
+
+
+def _wrong_kind(path: Path, is_folder: bool) -> str | None:
+    """What is wrong with what lies there, by its name."""
+    if is_folder:
+        linked = path.is_symlink()
+        return "is a link to a folder; put the files themselves there" if linked else None
+    if path.suffix.lower() in PICKLES:
+        return "may run code; delete it and use safetensors weights"
+    if path.suffix.lower() in CODE:
+        return "is code, which is never run; delete it"
+    return None
 
 
 def _model_index(folder: Path) -> dict[str, tuple[str, str]]:
     """The components that model_index.json names and that are read: folder → (library, class)."""
-    content = _json(folder, folder / "model_index.json")
+    content = read_json(folder, folder / "model_index.json")
     components: dict[str, tuple[str, str]] = {}
     for name, value in content.items():
         if name.startswith("_") or not isinstance(value, list) or value == [None, None]:
@@ -204,15 +211,15 @@ def _model_index(folder: Path) -> dict[str, tuple[str, str]]:
         if not _is_read(name, str(content.get("_class_name"))):
             continue
         if len(value) != 2 or not all(isinstance(part, str) for part in value):
-            raise _Unusable(f"{folder.name}/model_index.json: {name} is broken; download it again")
+            raise Unusable(f"{folder.name}/model_index.json: {name} is broken; download it again")
         if value[0] not in LIBRARIES:
-            raise _Unusable(
+            raise Unusable(
                 f"{folder.name}/model_index.json: {name} is of {value[0]}, which is never run;"
                 " use a model of diffusers' own pipelines"
             )
         components[name] = (value[0], value[1])
     if not isinstance(content.get("_class_name"), str) or not components:
-        raise _Unusable(f"{folder.name}/model_index.json names no pipeline; download it again")
+        raise Unusable(f"{folder.name}/model_index.json names no pipeline; download it again")
     return components
 
 
@@ -228,12 +235,12 @@ def _check_components(folder: Path, components: dict[str, tuple[str, str]]) -> N
     for name in components:
         component = folder / name
         if name != Path(name).name or not component.is_dir():
-            raise _Unusable(f"{folder.name}/{name} is missing; download the whole model")
+            raise Unusable(f"{folder.name}/{name} is missing; download the whole model")
         configs = [config for config in COMPONENT_CONFIGS if (component / config).is_file()]
         if not configs:
-            raise _Unusable(f"{folder.name}/{name}/config.json is missing; download it again")
+            raise Unusable(f"{folder.name}/{name}/config.json is missing; download it again")
         for config in configs:
-            _json(folder, component / config)
+            read_json(folder, component / config)
         if "config.json" in configs:
             _check_weights(folder, component)
 
@@ -241,29 +248,35 @@ def _check_components(folder: Path, components: dict[str, tuple[str, str]]) -> N
 def _check_weights(folder: Path, component: Path) -> None:
     weights = sorted(component.glob("*.safetensors"))
     for index in component.glob("*.safetensors.index.json"):
-        parts = _json(folder, index).get("weight_map")
-        named = set(parts.values()) if isinstance(parts, dict) else set()
-        for part in sorted(str(name) for name in named):
+        for part in _shards(folder, index):
             if component / part not in weights:
-                shown = _shown(folder, component / part)
-                raise _Unusable(f"{shown} is missing; download it again")
+                raise Unusable(f"{below(folder, component / part)} is missing; download it again")
     weights = weights or sorted(component.glob("*.gguf"))
     if not weights:
-        raise _Unusable(f"{folder.name}/{component.name} has no .safetensors weights; add them")
+        raise Unusable(f"{folder.name}/{component.name} has no .safetensors weights; add them")
     for path in weights:
         _check_file(folder, path)
+
+
+def _shards(folder: Path, index: Path) -> list[str]:
+    """The files beside it that an index names."""
+    parts = read_json(folder, index).get("weight_map", {})
+    names = list(parts.values()) if isinstance(parts, dict) else [None]
+    if not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise Unusable(f"{below(folder, index)} is broken; download it again")
+    return sorted({str(name) for name in names})
 
 
 def _check_file(folder: Path, path: Path) -> None:
     if path.suffix == ".gguf":
         with path.open("rb") as file:
             if file.read(len(GGUF_MAGIC)) != GGUF_MAGIC:
-                raise _Unusable(f"{_shown(folder, path)} is no GGUF file; download it again")
+                raise Unusable(f"{below(folder, path)} is no GGUF file; download it again")
         return
     try:
         read_header(path)
     except BadWeights as bad:
-        raise _Unusable(f"{_shown(folder, path)} {bad.problem}") from None
+        raise Unusable(f"{below(folder, path)} {bad.problem}") from None
 
 
 def _own_settings(folder: Path) -> dict[str, Any]:
@@ -271,11 +284,11 @@ def _own_settings(folder: Path) -> dict[str, Any]:
     path = folder / "genserve.json"
     if not path.is_file():
         return {}
-    content = _json(folder, path)
+    content = read_json(folder, path)
     numbers = {name: content.get(name) for name in ("native_pixels", "multiple_of")}
     buckets = _buckets(content.get("buckets", []))
     if buckets is None or not all(n is None or _is_size(n) for n in numbers.values()):
-        raise _Unusable(
+        raise Unusable(
             f"{folder.name}/genserve.json: native_pixels and multiple_of must be numbers and"
             " buckets a list of [width, height]"
         )
@@ -299,7 +312,7 @@ def _revision(folder: Path, files: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
+        digest.update(os.fsencode(path.relative_to(folder)) + f" {size}\n".encode())
         if path.suffix == ".safetensors":
             digest.update(_header_bytes(path))
         elif size <= SMALL_FILE_BYTES:
@@ -312,23 +325,3 @@ def _header_bytes(path: Path) -> bytes:
         return read_header(path).raw
     except BadWeights:  # not part of a component: never loaded
         return b""
-
-
-def _json(folder: Path, path: Path) -> dict[str, Any]:
-    shown = _shown(folder, path)
-    if not path.is_file():
-        raise _Unusable(f"{shown} is missing; download the whole model")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise _Unusable(f"{shown} is too large to be right; download it again")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise _Unusable(f"{shown} is not JSON; download it again") from None
-    if not isinstance(content, dict):
-        raise _Unusable(f"{shown} is broken; download it again")
-    return content
-
-
-def _shown(folder: Path, path: Path) -> str:
-    """A file as the operator knows it: below the models folder."""
-    return f"{folder.name}/{path.relative_to(folder)}"

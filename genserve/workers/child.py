@@ -10,27 +10,24 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
-from typing import IO, NoReturn, TypeVar, assert_never
+from typing import IO, NoReturn, assert_never
 
 from PIL import Image
 
 from genserve import file_hashes
 from genserve.domain.model import ModelSpec
 from genserve.domain.pool import Assignment
-from genserve.domain.task import ErrorInfo, Result
+from genserve.domain.task import Degraded, ErrorInfo, Result
 from genserve.errors import (
     BadPicture,
     GenServeError,
-    ModelBroken,
     OutOfMemory,
     WorkerFailed,
 )
 from genserve.pipelines import canary, faults, peak_memory, registry
-from genserve.pipelines.base import BrokenModel, Cancelled, Pipeline, UnusablePicture
-from genserve.pipelines.cache import Residents
+from genserve.pipelines.base import Cancelled, UnusablePicture, as_configured
+from genserve.pipelines.cache import EVICTED, Residents
 from genserve.pipelines.ladder import Ladder, NoMemory
 from genserve.pipelines.shelf import Shelf
 from genserve.workers import orphans
@@ -38,6 +35,7 @@ from genserve.workers.channel import Channel, ChildSettings, ParentGone
 from genserve.workers.control_maps import control_map
 from genserve.workers.drawing import Drawing, Reporter
 from genserve.workers.dressing import Dressing
+from genserve.workers.loading import Loader, Unfit
 from genserve.workers.messages import (
     UNFIT_EXIT_CODE,
     Cancel,
@@ -57,21 +55,11 @@ from genserve.workers.messages import (
     Unload,
 )
 from genserve.workers.output import log_to_parent
-from genserve.workers.rungs import rungs
-
-T = TypeVar("T")
+from genserve.workers.rungs import TILING, rungs
 
 FATAL_EXIT_CODE = 4
 
 log = logging.getLogger("child")
-
-
-class Unfit(Exception):
-    """This process or its device cannot work; `reason` is a short text of ours."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(reason)
 
 
 class Child:
@@ -87,6 +75,7 @@ class Child:
         )
         self._waiting: deque[ToChild] = deque()
         self._dressing = Dressing(settings)
+        self._loader = Loader(settings, self._residents, self._dressing)
         self._told: tuple[frozenset[str], dict[str, str]] = (frozenset(), {})
         """The loaded models that the parent knows of, and what they wear."""
 
@@ -149,76 +138,58 @@ class Child:
 
     def _work(self, assignment: Assignment, reporter: Reporter) -> Result:
         about = {"task_id": assignment.task_id, "attempt": assignment.attempt}
-        spec, load_s = assignment.model, 0.0
+        spec, residents = assignment.model, self._residents
         peak_memory.begin(self._settings.device)
+        evictions, load_s = residents.evictions, 0.0
         # Before the model is read: then there is no question of room for both.
-        made = self._control_map(assignment, reporter)
-        pipeline = self._residents.find(spec)
-        if pipeline is None or pipeline.lacking(assignment.request):
+        made, said_of_map = self._control_map(assignment, reporter)
+        pipeline = residents.find(spec)
+        incomplete = pipeline is None or bool(pipeline.lacking(assignment.request))
+        if incomplete:
             self._channel.send(Loading(**about, model=spec.id))
-            began_at = time.perf_counter()
-            pipeline = pipeline or self._load(spec)
-            self._read(spec, partial(self._residents.complete, spec, assignment.request))
-            load_s = time.perf_counter() - began_at
-            self._tell_models()
-        reporter.check_cancelled()
-        self._channel.send(Started(**about))
-        tiled = pipeline.low_memory() if spec.vae_tiling else None
-        rungs_left = rungs(self._residents, pipeline, spec.id)
-        with tiled or nullcontext(), Ladder(rungs_left) as ladder:
+        began_at = time.perf_counter()
+        pipeline = pipeline or self._loader.load(spec)
+        kept = residents.degraded(spec.id)  # now: at the end the ladder may have unloaded it
+        rungs_left = rungs(residents, pipeline, spec.id, in_tiles=spec.vae_tiling)
+        with as_configured(pipeline, spec), Ladder(rungs_left) as ladder:
+            if incomplete:
+                complete = partial(self._loader.complete, spec, assignment.request)
+                ladder.run(complete, useless=[TILING])
+                load_s = time.perf_counter() - began_at
+                self._tell_models()
+            reporter.check_cancelled()
+            self._channel.send(Started(**about))
             drawing = Drawing(assignment, pipeline, ladder, reporter, self._dressing, made)
             result = drawing.draw(load_s)
         peak = peak_memory.peak_bytes(self._settings.device)
-        before = (*assignment.degraded, *self._residents.degraded(spec.id))
-        degraded = (*before, *(said for said in result.degraded if said not in before))
-        return result.model_copy(update={"peak_bytes": peak, "degraded": degraded})
+        evicted = (EVICTED,) if residents.evictions > evictions else ()
+        said = (*assignment.degraded, *said_of_map, *kept, *result.degraded, *evicted)
+        return result.model_copy(
+            update={"peak_bytes": peak, "degraded": tuple(dict.fromkeys(said))}
+        )
 
-    def _control_map(self, assignment: Assignment, reporter: Reporter) -> Image.Image | None:
-        """The map that the picture is to follow, where the request gave a photo instead."""
+    def _control_map(
+        self, assignment: Assignment, reporter: Reporter
+    ) -> tuple[Image.Image | None, tuple[Degraded, ...]]:
+        """The map that the picture is to follow, where the request gave a photo instead; and what
+        had to be done for it."""
         spec = assignment.preprocessor
         if spec is None:
-            return None
+            return None, ()
         about = {"task_id": assignment.task_id, "attempt": assignment.attempt}
         self._channel.send(Loading(**about, model=spec.id))
-        preprocessor = self._residents.find(spec) or self._load(spec)
+        preprocessor = self._residents.find(spec) or self._loader.load(spec)
         self._tell_models()
         with Ladder(rungs(self._residents, preprocessor, spec.id)) as ladder:
-            return ladder.run(lambda: control_map(assignment, preprocessor, reporter))
-
-    def _read(self, spec: ModelSpec, read: Callable[[], T]) -> T:
-        """What `read` does with that model's files. Raises `ModelBroken`, or what is no file's."""
-        try:
-            return read()
-        except Exception as error:
-            if faults.classify(error) is faults.Fault.ORDINARY:
-                log.exception("cannot load %s", spec.id)
-                reason = error.reason if isinstance(error, BrokenModel) else "the log says why"
-                raise ModelBroken(model=spec.id, reason=reason) from None
-            raise
-
-    def _load(self, spec: ModelSpec) -> Pipeline:
-        pipeline = self._read(spec, partial(self._residents.load, spec))
-        settings = self._settings
-        self._dressing.undress(pipeline, spec.id)
-        try:
-            canary.check(
-                pipeline,
-                spec,
-                folder=settings.run_folder / "canary",
-                device=f"{settings.device_name}, {settings.threads} threads",
-                restarted=settings.restarted,
-            )
-        except canary.CanaryMismatch:
-            reason = f"after a restart the device draws {spec.id}'s test picture differently"
-            raise Unfit(reason) from None
-        return pipeline
+            made = ladder.run(lambda: control_map(assignment, preprocessor, reporter))
+            return made, (*self._residents.degraded(spec.id), *ladder.taken)
 
     def _prepare(self, spec: ModelSpec) -> None:
         """Load ahead of demand. A failure is told again, to whoever asks for the model."""
         failed: ErrorInfo | None = None
         try:
             if self._residents.find(spec) is None:
-                self._load(spec)
+                self._loader.load(spec)
         except Unfit:
             raise
         except Exception as error:  # this errand's edge

@@ -6,12 +6,20 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from genserve.domain.model import Offload
 from genserve.pipelines import faults
 from genserve.pipelines.base import Pipeline
-from genserve.pipelines.cache import OFFLOADED, Residents
+from genserve.pipelines.cache import EVICTED, OFFLOADED, Residents
 from genserve.pipelines.ladder import Rung
 
+TILING = "vae_tiling"
+"""The code of the rung that helps to decode, and with nothing else."""
 
-def rungs(residents: Residents, pipeline: Pipeline, model_id: str) -> list[Rung]:
-    """The rungs for that loaded model. One that is of no use for it is passed over."""
+
+def rungs(
+    residents: Residents, pipeline: Pipeline, model_id: str, *, in_tiles: bool = False
+) -> list[Rung]:
+    """The rungs for that loaded model. One that is of no use for it is passed over.
+
+    `in_tiles`: it decodes in tiles anyway.
+    """
 
     def evict() -> AbstractContextManager[None] | None:
         return nullcontext() if residents.evict_others(model_id) else None
@@ -23,9 +31,10 @@ def rungs(residents: Residents, pipeline: Pipeline, model_id: str) -> list[Rung]
 
         return take
 
+    tile = Rung(TILING, "The picture was decoded in tiles.", pipeline.low_memory)
     return [
-        Rung("vae_tiling", "The picture was decoded in tiles.", pipeline.low_memory),
-        Rung("evicted_models", "Other models were unloaded to make room.", evict),
+        *([] if in_tiles else [tile]),
+        Rung(EVICTED.code, EVICTED.detail, evict),
         *(Rung(said.code, said.detail, offload(how)) for how, said in OFFLOADED.items()),
     ]
 

@@ -148,9 +148,11 @@ class LocalWorker:
     def _take_up(self, message: Run | Prepare) -> None:
         if self._state is not WorkerState.IDLE or self._stopping:
             raise LookupError(f"{self.id} is not idle")
+        line = to_line(message)  # before anything changes: what cannot be written leaves it idle
         self._state = WorkerState.BUSY
         self._free.clear()
-        self._tell(message)
+        if self._child is not None:
+            self._child.write(line)
 
     def cancel(self, task_id: str, attempt: int) -> None:
         """Stop that attempt at its next step; nothing when it is not here any more."""

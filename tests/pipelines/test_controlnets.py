@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from genserve.domain.request import ControlType, GenerationRequest, ImageRole
 from genserve.errors import UnsupportedControl
 from genserve.pipelines.base import BrokenModel, Pipeline
 from genserve.pipelines.cache import Residents
-from genserve.pipelines.fake import Fake, OutOfMemoryError
 from genserve.pipelines.shelf import Shelf
 from genserve.pipelines.weighing import weights_bytes
 from tests.pipelines.diffusion_models import asked, colourful, control, draw, spec_of
@@ -85,8 +83,26 @@ def test_a_recipe_reads_it_too_where_nobody_did_before(tiny_models: Path, folder
 
 def test_one_for_another_kind_of_model_is_told(tiny_models: Path):
     model = loaded(spec(tiny_models, canny=tiny_models / "sdxl-canny"), Shelf())
+    before = model.size_bytes()
     with pytest.raises(BrokenModel, match="sdxl-canny is a ControlNet for another kind of model"):
         model.lacking(STEERED)[tiny_models / "sdxl-canny"]()
+    assert model.size_bytes() == before, "what is refused takes no memory"
+
+
+def test_one_whose_configuration_leaves_out_the_librarys_defaults_is_judged_by_them(
+    tiny_models: Path, tmp_path: Path
+):
+    sparse = shutil.copytree(tiny_models / "sd15-canny", tmp_path / "sparse")
+    settings = json.loads((sparse / "config.json").read_text())
+    assert settings.pop("addition_embed_type") is None
+    (sparse / "config.json").write_text(json.dumps(settings))
+    model = loaded(spec(tiny_models, canny=sparse), Shelf())
+    model.lacking(STEERED)[sparse]()
+    assert controlnets(model) == {"controlnet"}
+    del settings["cross_attention_dim"]
+    (sparse / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(BrokenModel, match="its cross_attention_dim is 1280, the UNet's 32"):
+        loaded(spec(tiny_models, canny=sparse), Shelf()).lacking(STEERED)[sparse]()
 
 
 def test_two_models_hold_an_equal_one_once(tiny_models: Path, folders: dict[str, Path]):
@@ -150,34 +166,8 @@ def test_a_controlnet_makes_room_for_itself_but_not_by_its_own_model(
         assert controlnets(pipeline) == {"controlnet"}
 
 
-def fake(name: str, family: str = "fake", **options: Any) -> ModelSpec:
-    return ModelSpec(id=name, family=family, folder=Path("nowhere"), options=options)
-
-
-class Tight(Fake):
-    """What it lacks can be read only when nothing else is there."""
-
-    residents: Residents
-    read = 0
-
-    def lacking(self, request: GenerationRequest) -> dict[Path, Callable[[], object]]:
-        return {Path("nowhere"): self._read}
-
-    def _read(self) -> None:
-        if len(self.residents.ids) > 1:
-            raise OutOfMemoryError("CUDA out of memory.")
-        type(self).read += 1
-
-
-def test_what_runs_out_of_memory_beside_others_is_read_alone(monkeypatch: pytest.MonkeyPatch):
-    from genserve.pipelines import registry
-
-    monkeypatch.setitem(registry.FAMILIES, "tight", f"{__name__}:Tight")
-    residents = Tight.residents = Residents("cpu", 10**9)
-    residents.load(fake("other"))
-    residents.load(fake("tight", "tight"))
-    residents.complete(fake("tight", "tight"), STEERED)
-    assert (residents.ids, Tight.read) == (("tight",), 1)
+def fake(name: str, **options: Any) -> ModelSpec:
+    return ModelSpec(id=name, family="fake", folder=Path("nowhere"), options=options)
 
 
 def test_one_that_lacks_weights_is_broken_and_the_model_draws_on(tiny_models: Path, tmp_path: Path):

@@ -112,6 +112,15 @@ def test_below_the_last_rung_there_is_nothing():
     assert log == ["draw", "+a", "draw", "-a"]
 
 
+def test_rungs_that_would_not_help_are_left_for_later():
+    log: list[str] = []
+    with Ladder([rung("a", log), rung("b", log)]) as ladder:
+        ladder.run(drawing(1, log), useless=["a"])
+        assert log == ["draw", "+b", "draw"]
+        ladder.run(drawing(3, log))
+        assert log == ["draw", "+b", "draw", "draw", "+a", "draw"]
+
+
 def test_other_errors_are_not_the_ladders():
     def draw() -> str:
         raise ValueError("no memory problem")
@@ -140,6 +149,7 @@ def test_the_least_recently_used_makes_room_for_what_is_to_come(tmp_path: Path):
     residents.load(spec(tmp_path, "c", 40, on_disk=40))
     assert residents.ids == ("a", "c")
     assert residents.find(b) is None
+    assert residents.evictions == 0, "that is how the budget is kept, and no lack of memory"
 
 
 def test_one_that_fits_beside_nothing_is_loaded_alone(tmp_path: Path):
@@ -166,7 +176,11 @@ def test_a_model_that_runs_out_of_memory_beside_others_is_tried_alone(
     residents = Residents("cpu", 100)
     residents.load(spec(tmp_path, "a"))
     residents.load(spec(tmp_path, "b").model_copy(update={"family": "tight"}))
-    assert residents.ids == ("b",)
+    assert (residents.ids, residents.evictions) == (("b",), 1)
+    # Its own former self makes room too, which is no other model.
+    changed = spec(tmp_path, "b").model_copy(update={"family": "tight", "stamp": "another"})
+    residents.load(changed)
+    assert (residents.ids, residents.evictions) == (("b",), 1)
 
 
 class Large(Fake):
@@ -290,6 +304,26 @@ def test_a_model_that_is_configured_otherwise_has_a_canary_of_its_own(tmp_path: 
         other = model.model_copy(update=changes)
         canary.check(Fake(), other, folder=place, device="CPU", restarted=True)
     assert len(list(place.iterdir())) == 3
+
+
+class Tiling(Fake):
+    """Draws something else in tiles."""
+
+    tiled = 0
+
+    @contextmanager
+    def low_memory(self) -> Any:
+        self.tiled += 1
+        yield
+
+
+def test_a_model_that_always_draws_in_tiles_has_a_canary_in_tiles(tmp_path: Path):
+    model, place, pipeline = spec(tmp_path, "a"), tmp_path / "canary", Tiling()
+    for in_tiles in (False, True):
+        other = model.model_copy(update={"vae_tiling": in_tiles})
+        canary.check(pipeline, other, folder=place, device="CPU", restarted=True)
+        assert pipeline.tiled == in_tiles
+    assert len(list(place.iterdir())) == 2
 
 
 def test_a_canary_that_cannot_be_recorded_costs_nothing_else(tmp_path: Path):

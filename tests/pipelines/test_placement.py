@@ -145,7 +145,7 @@ def test_a_cancelled_picture_leaves_no_trace(family: FluxFamily, offload: Offloa
 
 
 def rungs(flux: Flux, now: Offload, wanted: Offload) -> Any:
-    return offloading.moved_out(flux.parts().values(), "cpu", now, wanted)
+    return offloading.moved_out(lambda: flux.parts().values(), "cpu", now, wanted)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +191,27 @@ def test_one_rung_after_the_other(family: FluxFamily):
 )
 def test_a_rung_that_saves_nothing_is_none(family: FluxFamily, now: Offload, wanted: Offload):
     assert rungs(loaded(family.base()), now, wanted) is None
+
+
+class Movable(torch.nn.Module):
+    """Says where it was brought to last; there is no second device here."""
+
+    place = "cuda"
+
+    def to(self, device: str) -> "Movable":  # type: ignore[override]
+        self.place = device
+        return self
+
+
+def test_what_is_read_while_others_wait_outside_comes_to_the_device_with_them():
+    """A ControlNet, which `model` offloading leaves in CPU memory after its picture."""
+    networks = [Movable()]
+    held = offloading.moved_out(lambda: networks, "cuda", "none", "model")
+    assert held is not None
+    with held:
+        assert [network.place for network in networks] == ["cpu"]
+        networks.append(Movable().to("cpu"))
+    assert [network.place for network in networks] == ["cuda", "cuda"]
 
 
 # fp8

@@ -246,10 +246,21 @@ def test_another_vae_decodes_and_encodes(family: str, tiny_models: Path, vaes: d
     redrawn = [draw(model, None, init, mode="img2img", vae=vae) for vae in (None, "folder")]
     assert redrawn[0].tobytes() != redrawn[1].tobytes()
     assert draw(model).tobytes() == own.tobytes()
-    with model.low_memory() or nullcontext():
-        draw(model, vae="folder", steps=1)
     model.unload()
     assert before > model.size_bytes() == 0
+
+
+def test_a_vae_that_is_first_read_while_pictures_are_drawn_in_tiles_decodes_in_tiles(
+    tiny_models: Path, vaes: dict[str, Path]
+):
+    model = loaded(tiny_models / "sd15", "sd15", vaes=vaes)
+    large: dict[str, Any] = {"vae": "folder", "steps": 1, "width": 128, "height": 128}
+    with model.low_memory() or nullcontext():
+        first, second = (draw(model, **large).tobytes() for _ in range(2))
+    whole = draw(model, **large).tobytes()
+    assert first == second != whole
+    with model.low_memory() or nullcontext():
+        assert draw(model, **large).tobytes() == first
 
 
 def test_a_models_own_vae_can_be_configured(tiny_models: Path, vaes: dict[str, Path]):

@@ -72,6 +72,12 @@ def test_weights_leave_in_turn_and_come_back_in_turn(residents: Residents):
     assert residents.ids == ("a",)
 
 
+def test_what_is_drawn_in_tiles_anyway_has_no_such_rung(residents: Residents):
+    pipeline = residents.load(spec("a"))
+    whole, in_tiles = (rungs(residents, pipeline, "a", in_tiles=tiled) for tiled in (False, True))
+    assert [rung.code for rung in whole] == ["vae_tiling", *(rung.code for rung in in_tiles)]
+
+
 def test_no_room_to_bring_weights_back_unloads_the_model(
     residents: Residents, monkeypatch: pytest.MonkeyPatch
 ):
