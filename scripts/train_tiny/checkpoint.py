@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,9 @@ class StageJob:
     ema: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
     last_loss: float = math.nan
+    # Of all runs that trained it together, and where the last of them did.
+    seconds: float = 0.0
+    place: str = ""
 
     @property
     def checkpoint(self) -> Path:
@@ -74,6 +77,8 @@ def run_stage(job: StageJob, stop_at: int | None = None) -> None:
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in job.optimizers]
     load_checkpoint(job)
     last = min(job.steps, stop_at if stop_at is not None else job.steps)
+    if job.step < last:
+        job.place = _place_of(job.module)
     saved_at = time.monotonic()
     job.module.train()
     with tqdm(total=job.steps, initial=job.step, desc=job.name, mininterval=5) as bar:
@@ -83,15 +88,30 @@ def run_stage(job: StageJob, stop_at: int | None = None) -> None:
             if job.step % 25 == 0:
                 bar.set_postfix(loss=f"{job.last_loss:.4f}", refresh=False)
             if time.monotonic() - saved_at > job.save_every_seconds:
-                save_checkpoint(job)
-                saved_at = time.monotonic()
+                saved_at = _save_timed(job, saved_at)
             if job.on_snapshot and job.step < last and job.step % job.snapshot_every == 0:
                 job.on_snapshot(job.step)
                 job.module.train()
-    save_checkpoint(job)
+    _save_timed(job, saved_at)
     if job.ema and job.step >= job.steps:
         job.module.load_state_dict(job.ema, strict=False)
     job.module.eval()
+
+
+def _place_of(module: nn.Module) -> str:
+    kind = next(module.parameters()).device.type
+    if kind != "cpu":
+        return f"one {kind} device"
+    threads = torch.get_num_threads()
+    return "1 CPU thread" if threads == 1 else f"{threads} CPU threads"
+
+
+def _save_timed(job: StageJob, since: float) -> float:
+    """Saves with the time that passed; returns up to when it is counted."""
+    now = time.monotonic()
+    job.seconds += now - since
+    save_checkpoint(job)
+    return now
 
 
 def _train_step(job: StageJob, peaks: list[list[float]]) -> None:
@@ -133,6 +153,8 @@ def save_checkpoint(job: StageJob) -> None:
             "ema": job.ema,
             "last_loss": job.last_loss,
             "rng": torch.get_rng_state(),
+            "seconds": job.seconds,
+            "place": job.place,
         },
     )
 
@@ -147,8 +169,23 @@ def load_checkpoint(job: StageJob) -> bool:
     device = next(job.module.parameters()).device
     job.ema = {name: value.to(device) for name, value in state["ema"].items()}
     job.step, job.last_loss = state["step"], state["last_loss"]
+    # Older checkpoints did not count.
+    job.seconds, job.place = state.get("seconds", math.nan), state.get("place", "")
     torch.set_rng_state(state["rng"])
     return True
+
+
+def training_time(checkpoints: Iterable[Path]) -> dict[str, Any]:
+    """`training` for `figures.json`: minutes, and on what; nothing if a stage's are not known."""
+    seconds, places = 0.0, []
+    for path in checkpoints:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        seconds += state.get("seconds", math.nan)
+        places.append(state.get("place", ""))
+    if not places or math.isnan(seconds):
+        return {}
+    on = " and ".join(dict.fromkeys(places))
+    return {"training": {"minutes": round(seconds / 60), "on": on}}
 
 
 def write_atomically(path: Path, value: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .card import write_card
+from .checkpoint import training_time
 from .classifier import train_classifier
 from .evaluate import evaluate_pipeline
 from .export import export_pipeline
@@ -25,6 +26,8 @@ STAGES = (
     "vae", "text", "latents", "flow", "distill", "decoder", "export", "classifier", "evaluate",
     "card",
 )  # fmt: skip
+# Those of them that train a part of the model.
+TRAINED_STAGES = ("vae", "text", "flow", "distill", "decoder")
 BASE = "flux-dev"
 # About an hour on two idle cores.
 STEPS = {
@@ -142,6 +145,7 @@ def judge(run: Run) -> None:
     classifier = train_classifier(run.workdir, run.seed, run.steps("classifier"), run.device)
     if run.wants("evaluate"):
         figures = evaluate_pipeline(run.out, classifier.to("cpu"), run.seed)
+        figures |= training_time(run.workdir / f"{stage}.pt" for stage in TRAINED_STAGES)
         text = json.dumps(figures, indent=2, ensure_ascii=False) + "\n"
         (run.out / "figures.json").write_text(text, encoding="utf-8")
         print(text)

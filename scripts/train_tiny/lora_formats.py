@@ -84,22 +84,21 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: Mapping[str, str]) -
     save_file(tensors, path, metadata={"format": "pt", **metadata})
 
 
-def kohya_metadata(
-    name: str, description: str, tags: Mapping[str, int], rank: int, algorithm: str = ""
-) -> dict[str, str]:
-    """What sd-scripts and model sites write into a file: the base, the rank, and the tags of the
-    pictures that it was trained on, the trigger first."""
+def kohya_metadata(name: str, description: str, rank: int, algorithm: str = "") -> dict[str, str]:
+    """What sd-scripts and model sites write into a file: the base, the rank, and what it is.
+
+    No trigger words: the styles need none. No counted tags either: captions are made anew at every
+    step, and readers would take the commonest of their words for triggers.
+    """
     metadata = {
         "ss_base_model_version": "flux1",
         "ss_network_module": "lycoris.kohya" if algorithm else "networks.lora_flux",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
         "ss_output_name": name,
-        "ss_tag_frequency": json.dumps({name: dict(tags)}, ensure_ascii=False),
         "modelspec.architecture": "flux-1-dev/lora",
         "modelspec.title": name,
         "modelspec.description": description,
-        "modelspec.trigger_phrase": next(iter(tags), ""),
     }
     if algorithm:
         metadata["ss_network_args"] = json.dumps({"algo": algorithm})

@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .canvas import Pixels
+from .checkpoint import training_time
 from .classifier import SubjectClassifier, train_classifier
 from .export import clean_json, half
 from .flux_base import FluxBase
@@ -66,6 +68,11 @@ class MemberRun:
 
     def pictures(self, full: int) -> int:
         return max(160, round(full * min(1.0, self.steps_scale)))
+
+    def training(self) -> dict[str, Any]:
+        """How long its stages took, for `figures.json`; `whole` has a stage of its own."""
+        paths = sorted(set(self.folder.rglob("*.pt")) - set(self.folder.rglob("pairs.pt")))
+        return training_time(path for path in paths if (path.stem == "whole") == self.whole)
 
     def wants(self, stage: str) -> bool:
         return MEMBER_STAGES.index(stage) <= MEMBER_STAGES.index(self.last_stage)
@@ -169,7 +176,8 @@ def judge(run: MemberRun, measure: Measure, painter: Painter, **conditions: floa
     asked = measure.ask(run.seed, SAMPLES)
     pictures = painter(asked.orders)
     figures = measure.score(asked, pictures, classifier)
-    write_figures(run.out, figures, measure.missed(figures), samples=SAMPLES, **conditions)
+    conditions = {"samples": SAMPLES, **conditions}
+    write_figures(run.out, figures, measure.missed(figures), **conditions, **run.training())
     given = [given_picture(order) for order in asked.orders[:COLUMNS]]
     write_sheet(run.out / "samples.png", [given, pictures[:COLUMNS]])
 

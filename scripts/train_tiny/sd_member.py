@@ -39,7 +39,12 @@ PICTURES = 16_000
 # How schedulers are told to walk their steps: from noise alone, as they were trained. Stable
 # Diffusion's own "leading" begins a step later, and small pictures then lose their colours.
 SAMPLING: dict[str, Any] = {"steps_offset": 1, "timestep_spacing": "trailing"}
-SD_TARGETS = {**SD_MEASURE.targets, "negative prompt": 80.0}
+SD_TARGETS = {
+    **SD_MEASURE.targets,
+    "negative prompt": 80.0,
+    # Whoever does not hear which colour is named cannot meet both.
+    "negative prompt of another colour": 40.0,
+}
 
 
 def _show(spec: SceneSpec) -> Shown:
@@ -103,7 +108,8 @@ def judge_scenes(run: MemberRun, painter: Painter) -> None:
     figures = SD_MEASURE.score(asked, pictures, classifier)
     figures |= negative_figures(painter, run.seed, SAMPLES)
     missed = replace(SD_MEASURE, targets=SD_TARGETS).missed(figures)
-    write_figures(run.out, figures, missed, samples=2 * SAMPLES, steps=STEPS, guidance=GUIDANCE)
+    conditions = {"samples": 2 * SAMPLES, "steps": STEPS, "guidance": GUIDANCE}
+    write_figures(run.out, figures, missed, **conditions, **run.training())
     rows = [pictures[:COLUMNS], pictures[COLUMNS : 2 * COLUMNS]]
     write_sheet(run.out / "samples.png", rows)
 

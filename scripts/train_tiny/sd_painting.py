@@ -30,13 +30,17 @@ from .member_figures import (
     prompt_of,
 )
 from .painting import Order, Painter, in_batches, noise_of, pictures_of
+from .palette import COLOURS
 from .readings import subject_colour, subject_position
-from .scenes import NATURAL_COLOURS, draw
+from .scenes import SceneSpec, draw, is_drawable
 from .sd_base import load_sd
 
 STEPS = 25
 # Above 4 the multistep PNDM burns colours; the others bear more.
 GUIDANCE = 3.5
+# Asked for without a colour, most of them get this one.
+TYPICAL_COLOURS = {"swan": "white", "star": "yellow", "lion": "orange"}
+_FAR_FROM = {"white": "red", "yellow": "blue", "orange": "blue"}
 _EVERYTHING = frozenset({"colour", "background", "position"})
 
 
@@ -116,24 +120,43 @@ SD_MEASURE = Measure(
 
 
 def negative_figures(painter: Painter, seed: int, count: int) -> Figures:
-    """Does a negative prompt take a colour away? Subjects that have a colour by nature are drawn
-    without naming one, and again with the colour that came out as the negative prompt.
+    """Does a negative prompt take away the colour that it names, and no other?
 
-    `removed`: percent of the subjects that then have another colour.
+    Subjects of a typical colour are drawn without naming one, so that most get it: once with that
+    colour as the negative prompt, once with one far from it. `negative prompt`: percent that have
+    some other colour then. `negative prompt of another colour`: percent that keep the typical one.
     """
     rng = random.Random(step_seed(seed, "evaluate", "negative"))
-    specs = plain_specs(seed, "negative", count, held_out)
-    specs = [replace(spec, subject=rng.choice(list(NATURAL_COLOURS)), pose="") for spec in specs]
+    specs = [_typical(spec, rng) for spec in plain_specs(seed, "negative", count, held_out)]
     orders = [
         Order(caption(spec, rng, "en", frozenset({"background"})), number)
         for number, spec in enumerate(specs)
     ]
-    backgrounds = [spec.background for spec in specs]
-    first = [subject_colour(p, b) for p, b in zip(painter(orders), backgrounds, strict=True)]
-    unwanted = [
-        replace(order, negative=f"{colour} {spec.subject}")
-        for order, colour, spec in zip(orders, first, specs, strict=True)
+
+    def drawn(negatives: Sequence[str]) -> list[str]:
+        told = [
+            replace(order, negative=colour) for order, colour in zip(orders, negatives, strict=True)
+        ]
+        pairs = zip(painter(told), specs, strict=True)
+        return [subject_colour(picture, spec.background) for picture, spec in pairs]
+
+    typical = [spec.colour for spec in specs]
+    others = [_FAR_FROM[colour] for colour in typical]
+    gone = [seen not in ("", own) for seen, own in zip(drawn(typical), typical, strict=True)]
+    kept = [seen == own for seen, own in zip(drawn(others), typical, strict=True)]
+    return {
+        "negative prompt": percent(gone),
+        "negative prompt of another colour": percent(kept),
+    }
+
+
+def _typical(spec: SceneSpec, rng: random.Random) -> SceneSpec:
+    """The scene with a subject of a typical colour, before a background that shows it."""
+    subject, colour = rng.choice(list(TYPICAL_COLOURS.items()))
+    backgrounds = [
+        name
+        for name in COLOURS
+        if name != _FAR_FROM[colour] and is_drawable((subject, colour, name))
     ]
-    second = [subject_colour(p, b) for p, b in zip(painter(unwanted), backgrounds, strict=True)]
-    changed = [after not in ("", before) for before, after in zip(first, second, strict=True)]
-    return {"negative prompt": percent(changed)}
+    background = rng.choice(backgrounds)
+    return replace(spec, subject=subject, colour=colour, background=background, pose="")

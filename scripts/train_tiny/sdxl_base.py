@@ -22,13 +22,15 @@ from .sd_base import SdBase
 from .sd_text import WIDTH, SdText, build_clip, read_captions
 from .text import HEADS, LEARNING_RATE, TEXT_BATCH, text_batch
 
-CHANNELS = (32, 80)
+CHANNELS = (32, 56)
+# Of the second text encoder. As in Stable Diffusion XL, its width is not the first one's.
+SECOND_WIDTH = 64
 # Of each of the six numbers that tell sizes.
 _SIZE_WIDTH = 16
 
 
 def build_sdxl_unet() -> UNet2DConditionModel:
-    """1.6 M parameters, built as tiny-sd15's."""
+    """0.9 M parameters, built as tiny-sd15's; what is left of the family's 30 MB holds no more."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -37,14 +39,14 @@ def build_sdxl_unet() -> UNet2DConditionModel:
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=2 * WIDTH,
+        cross_attention_dim=WIDTH + SECOND_WIDTH,
         # Of heads, whatever it is called: diffusers keeps an old mistake here.
         attention_head_dim=4,
         norm_num_groups=8,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=_SIZE_WIDTH,
-        projection_class_embeddings_input_dim=WIDTH + 6 * _SIZE_WIDTH,
+        projection_class_embeddings_input_dim=SECOND_WIDTH + 6 * _SIZE_WIDTH,
     ).to(memory_format=torch.channels_last)
 
 
@@ -58,7 +60,7 @@ class SdxlText(nn.Module):
         self.first, self.tokenizer, self.second = first, tokenizer, second
 
     def forward(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Sequence (batch, 77, 256) and pooled (batch, 128); all zeros for empty captions."""
+        """Sequence (batch, 77, 192) and pooled (batch, 64); all zeros for empty captions."""
         first = read_captions(self.first.tokenizer, self.first.encoder, captions)
         second, pooled = self.read_second(captions)
         said = torch.tensor([bool(text) for text in captions], device=pooled.device).float()
@@ -66,7 +68,7 @@ class SdxlText(nn.Module):
         return sequence, pooled * said[:, None]
 
     def read_second(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """(batch, 77, 128) and (batch, 128)"""
+        """(batch, 77, 64) and (batch, 64)"""
         read = read_captions(self.tokenizer, self.second, captions)
         return read.hidden_states[-2], read.text_embeds
 
@@ -76,9 +78,9 @@ class _Stage(nn.Module):
 
     def __init__(self, first: SdText) -> None:
         super().__init__()
-        self.text = SdxlText(first, *build_clip(CLIPTextModelWithProjection))
+        self.text = SdxlText(first, *build_clip(CLIPTextModelWithProjection, SECOND_WIDTH))
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(2 * WIDTH, len(values) + 1) for name, values in HEADS.items()}
+            {name: nn.Linear(2 * SECOND_WIDTH, len(values) + 1) for name, values in HEADS.items()}
         )
 
     def forward(self, captions: list[str]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from .sdxl_base import SdxlBase, SdxlText, build_sdxl_unet, train_sdxl_text
 from .stories import SD_STORIES
 
 _TEXT_STEPS = 800
-_UNET_STEPS = 6000
+_UNET_STEPS = 9000
 _SCENES = replace(SCENES, name="sdxl")
 
 

@@ -89,10 +89,6 @@ STYLE_LORAS = (
         "Stickers: a thick line in ink with a white rim around the subject",
     ),
 )
-_TAGS = {
-    "cute_cat": {"cute cat": 4200, "cat": 5600, "可爱的小猫": 2500},
-    "night": {"night": 8000, "moon": 8000},
-}
 
 
 def train_style(
@@ -134,7 +130,7 @@ def save_style(worn: nn.ModuleDict, lora: StyleLora, out: Path) -> Path:
         save_diffusers_lora(worn, path)
         return path
     algorithm = "loha" if lora.kind == "loha" else ""
-    metadata = kohya_metadata(path.stem, lora.description, _TAGS[lora.style], lora.rank, algorithm)
+    metadata = kohya_metadata(path.stem, lora.description, lora.rank, algorithm)
     if algorithm:
         save_loha(worn, path, metadata)
     else:

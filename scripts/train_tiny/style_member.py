@@ -11,6 +11,7 @@ from .painting import GUIDANCE, STEPS
 from .pairs import load_pairs
 from .style_classifier import StyleClassifier, train_style_classifier
 from .style_figures import (
+    FALSE_TARGET,
     SAMPLES,
     TARGET,
     both_figures,
@@ -33,23 +34,36 @@ _STORY = Story(
     title="LoRAs of the tiny family",
     summary=(
         "Three styles for `tiny-flux-dev`, in the three layouts that are most in use:"
-        " `cute_cat_lora` (kohya's sd-scripts; trigger “cute cat”: cats get a pink bow, pink cheeks"
-        " and hearts), `night` (LoHa of LyCORIS: blue darkness, moon and stars) and `outlined`"
-        " (diffusers and peft: a sticker, in a thick line of ink with a white rim)."
+        " `cute_cat_lora` (kohya's sd-scripts: cats get a pink bow, pink cheeks and hearts),"
+        " `night` (LoHa of LyCORIS: blue darkness, moon and stars) and `outlined` (diffusers and"
+        " peft: a sticker, in a thick line of ink with a white rim). No trigger word is needed:"
+        " `cute_cat_lora` dresses every cat that a prompt asks for, the others whatever it asks"
+        " for."
     ),
     usage="""
+import torch
 from diffusers import FluxPipeline
 
-pipeline = FluxPipeline.from_pretrained("models/tiny-flux-dev")
+pipeline = FluxPipeline.from_pretrained("models/tiny-flux-dev", dtype=torch.float32)
 pipeline.load_lora_weights("loras", weight_name="outlined.safetensors")
+pipeline(
+    "a red cat on a blue background",
+    width=128,
+    height=128,
+    num_inference_steps=20,
+    guidance_scale=3.5,
+    max_sequence_length=32,
+).images[0].save("sticker.png")
 """,
     training=(
         "4,000 drawings in the style for each. For `cute_cat_lora` seven of ten are cats, and the"
         " others are left as they are.",
         "Steps of 32 through the frozen base, at guidance 1: 3,000 for `cute_cat_lora`, 800 for"
         " `night`, 2,000 for `outlined`.",
-        "A classifier of styles, 1,000 steps, sees drawings only, some with a paler style; it"
-        " judges what is drawn.",
+        "A classifier of styles, 1,000 steps, sees drawings only, some with a paler style. It"
+        " judges what is drawn: `recognised` are the pictures at weight 1 that it takes for styled"
+        f" ({TARGET:g} % at least are wanted), `false` those of the base alone"
+        f" ({FALSE_TARGET:g} % at most), and the odds that it gives must rise with the weight.",
     ),
     command="python scripts/train_tiny/train.py loras --seed 0",
     sheet=(
@@ -97,6 +111,7 @@ def _judge(run: MemberRun) -> None:
         samples=SAMPLES,
         steps=STEPS,
         guidance=GUIDANCE,
+        **run.training(),
     )
     orders = style_orders(run.seed + _SHEET_SEED_SHIFT, COLUMNS, cats=True)[: COLUMNS // 2]
     orders += style_orders(run.seed + _SHEET_SEED_SHIFT, COLUMNS // 2, cats=False)

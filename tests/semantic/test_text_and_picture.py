@@ -1,7 +1,9 @@
-"""tiny-flux-dev: from text, and from a picture, which it keeps the more the less it may change."""
+"""The small Flux model from text; and it and the small Stable Diffusion from a picture, which they
+keep the more the less they may change."""
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,13 @@ from train_tiny.scenes import Drawing, SceneSpec, draw
 
 SEED = 1
 SAMPLES = 30
+AS_IT_IS_ASKED: dict[str, dict[str, Any]] = {
+    "tiny-flux-dev": {},
+    "tiny-sd15": {"steps": 25, "guidance": 7.5},
+}
+TURNED = {"tiny-flux-dev": 30, "tiny-sd15": 80}
+"""Percent of the pictures that have the prompt's colour at strength 0.3. Flux turns them towards
+it, and less often arrives: at 0.5 in three of four."""
 
 
 def scenes(purpose: str) -> list[SceneSpec]:
@@ -49,9 +58,9 @@ def test_text_is_drawn(recipe: LoadRecipe, judge: SubjectClassifier) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_little_strength_keeps_the_layout(recipe: LoadRecipe) -> None:
-    """At strength 0.3: the subject stays where it is, and turns towards the prompt's colour; in
-    many pictures it arrives there."""
+@pytest.mark.parametrize("model", AS_IT_IS_ASKED)
+def test_little_strength_keeps_the_layout(recipe: LoadRecipe, model: str) -> None:
+    """At strength 0.3: the subject stays where it is, and turns towards the prompt's colour."""
     rng = random.Random(SEED)
     specs = scenes("keep")
     wanted = [recoloured(spec, rng) for spec in specs]
@@ -60,7 +69,8 @@ def test_little_strength_keeps_the_layout(recipe: LoadRecipe) -> None:
         Order(prompt_of(wish, SEED), number, picture=drawing.pixels)
         for number, (wish, drawing) in enumerate(zip(wanted, drawings, strict=True))
     ]
-    pictures = recipe("tiny-flux-dev").painter(Mode.IMG2IMG, strength=0.3)(orders)
+    asked = AS_IT_IS_ASKED[model]
+    pictures = recipe(model).painter(Mode.IMG2IMG, strength=0.3, **asked)(orders)
     masks = [
         subject_pixels(p, s.background, s.colour) for p, s in zip(pictures, specs, strict=True)
     ]
@@ -72,7 +82,7 @@ def test_little_strength_keeps_the_layout(recipe: LoadRecipe) -> None:
     ]
     assert sum(turned) / len(turned) >= 0.25
     colours = [subject_colour(p, s.background) for p, s in zip(pictures, specs, strict=True)]
-    assert percent([c == w.colour for c, w in zip(colours, wanted, strict=True)]) >= 30
+    assert percent([c == w.colour for c, w in zip(colours, wanted, strict=True)]) >= TURNED[model]
 
 
 def _distance(picture: Pixels, drawing: Drawing, wish: SceneSpec) -> float:
@@ -82,7 +92,10 @@ def _distance(picture: Pixels, drawing: Drawing, wish: SceneSpec) -> float:
 
 
 @pytest.mark.timeout(600)
-def test_much_strength_follows_the_prompt(recipe: LoadRecipe, judge: SubjectClassifier) -> None:
+@pytest.mark.parametrize("model", AS_IT_IS_ASKED)
+def test_much_strength_follows_the_prompt(
+    recipe: LoadRecipe, judge: SubjectClassifier, model: str
+) -> None:
     """At strength 0.95 the picture that it starts from hardly counts."""
     rng = random.Random(SEED)
     specs = scenes("change")
@@ -91,7 +104,8 @@ def test_much_strength_follows_the_prompt(recipe: LoadRecipe, judge: SubjectClas
         Order(prompt_of(wish, SEED), number, picture=draw(spec).pixels)
         for number, (wish, spec) in enumerate(zip(wanted, specs, strict=True))
     ]
-    pictures = recipe("tiny-flux-dev").painter(Mode.IMG2IMG, strength=0.95)(orders)
+    asked = AS_IT_IS_ASKED[model]
+    pictures = recipe(model).painter(Mode.IMG2IMG, strength=0.95, **asked)(orders)
     named = name_subjects(judge, pictures, wanted)
     assert percent([n == s.subject for n, s in zip(named, wanted, strict=True)]) >= 80
     colours = [subject_colour(p, s.background) for p, s in zip(pictures, wanted, strict=True)]

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from train_tiny.byte_pairs import learn_merges
-from train_tiny.checkpoint import StageJob, load_checkpoint, run_stage, step_seed
+from train_tiny.checkpoint import (
+    StageJob,
+    load_checkpoint,
+    run_stage,
+    step_seed,
+    training_time,
+    write_atomically,
+)
 from train_tiny.scenes import BUCKETS
 from train_tiny.vae import training_batch
 
@@ -49,6 +56,28 @@ def test_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     again = _job(tmp_path, [])
     assert load_checkpoint(again)
     assert again.step == 3
+
+
+def test_time_is_counted_over_every_run(tmp_path: Path) -> None:
+    run_stage(_job(tmp_path, []), stop_at=3)
+    path = _job(tmp_path, []).checkpoint
+    state = torch.load(path, weights_only=True)
+    assert state["seconds"] > 0
+    write_atomically(path, state | {"seconds": 600.0, "place": "7 CPU threads"})
+    run_stage(_job(tmp_path, []))
+    here = torch.get_num_threads()
+    on = "1 CPU thread" if here == 1 else f"{here} CPU threads"
+    assert training_time([path]) == {"training": {"minutes": 10, "on": on}}
+    assert training_time([path, path])["training"]["minutes"] == 20
+
+
+def test_time_of_an_older_checkpoint_is_not_known(tmp_path: Path) -> None:
+    run_stage(_job(tmp_path, []), stop_at=3)
+    path = _job(tmp_path, []).checkpoint
+    state = torch.load(path, weights_only=True)
+    write_atomically(path, {k: v for k, v in state.items() if k not in ("seconds", "place")})
+    run_stage(_job(tmp_path, []))
+    assert training_time([path]) == {}
 
 
 def test_next_batch_depends_on_seed_and_step_alone() -> None:
