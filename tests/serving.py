@@ -41,6 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "flux1-canny-dev": {"modes": ["controlnet"], "control_types": ["canny"]},
     "flux1-openpose-dev": {"modes": ["controlnet"], "control_types": ["openpose"]},
     "flux1-redux-dev": {"modes": ["redux"]},
+    "flux1-kontext-dev": {"modes": ["edit", "text2img"], "vaes": True},
     "missing-dev": {"family": "flux"},
 }
 

@@ -1,31 +1,26 @@
 """Gives work to workers and books what comes of it.
 
 Two loops on one event loop. `_assign` wakes when a task arrives or a worker becomes idle, and
-claims the next task for it; the claim reads the queue's window, decides (policy.choose) and moves
-the task in one transaction. `_follow` reads the pool's events and has each outcome booked.
+claims the next task for it (see claims.py). `_follow` reads the pool's events and has each outcome
+booked.
 """
 
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, assert_never
-from uuid import uuid4
-
-from pydantic import ValidationError
-from sqlalchemy import Connection
 
 from genserve.config import Queue
 from genserve.core import policy
 from genserve.core.booking import Booking, Running
+from genserve.core.claims import UNREADABLE, Claimed, Claims, Means, Unreadable
 from genserve.core.hub import Hub
 from genserve.core.live_catalog import LiveCatalog
 from genserve.core.metrics import Metrics
 from genserve.core.outgrown import Outgrown
 from genserve.core.residency import Residency
 from genserve.domain.events import Failed, Loading, Progress, Started
-from genserve.domain.lora import LoraSource
 from genserve.domain.model import ModelSpec
 from genserve.domain.pool import (
     Assignment,
@@ -44,7 +39,7 @@ from genserve.domain.pool import (
     WorkerState,
     WorkerUp,
 )
-from genserve.domain.task import ErrorInfo, Outcome, Task
+from genserve.domain.task import ErrorInfo, Outcome
 from genserve.errors import GenServeError, StoreUnavailable
 from genserve.store import tasks
 from genserve.store.blobs import BlobStore
@@ -52,40 +47,10 @@ from genserve.store.database import Clock, Database
 
 log = logging.getLogger(__name__)
 
-LOCAL = "local"
-"""The lane of tasks that this machine's workers serve."""
 RETRY_S = 1.0
 """After which the queue is read again when that failed."""
 LAST_BOOKINGS_S = 10.0
 """How long a shutdown waits for the database to take what came of the last tasks."""
-UNREADABLE = ErrorInfo.of(GenServeError())
-
-
-@dataclass(frozen=True, slots=True)
-class _Means:
-    """What a task is worked on with."""
-
-    spec: ModelSpec
-    loras: dict[str, LoraSource]
-    preprocessor: ModelSpec | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Claimed:
-    """What a claim yielded: a task to run, or one that cannot be served any more."""
-
-    task: Task
-    token: str
-    worker_id: str
-    means: _Means | None
-    error: GenServeError | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Unreadable:
-    """A task whose stored request this version does not understand; it was ended."""
-
-    task_id: str
 
 
 class Dispatcher:
@@ -109,16 +74,16 @@ class Dispatcher:
         self._db = db
         self._previews = previews
         self._pool = pool
-        self._catalogs = catalogs
         self._hub = hub
         self._blobs = blobs
         self._queue = queue
         self.residency = Residency(pool, preload=preload, wake=self.wake)
         self._epoch = epoch
         self._clock = clock
+        self._claims = Claims(db=db, catalogs=catalogs, queue=queue, epoch=epoch, clock=clock)
         self._news = asyncio.Event()
         self._running: dict[str, Running] = {}
-        self._outgrown = Outgrown(pool)
+        self.outgrown = Outgrown(pool)
         self._bookings: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._booking = Booking(db=db, hub=hub, metrics=metrics, clock=clock)
@@ -150,10 +115,10 @@ class Dispatcher:
         self._news.set()
 
     async def cancel(self, task_id: str) -> None:
-        """Stop a task that is being worked on, at its next step."""
-        self._outgrown.forget(task_id)
+        """Stop a task that is being worked on, at its next step; one that waits is nobody's."""
         running = self._running.get(task_id)
         if running is None:
+            self.outgrown.forget(task_id)
             return
         running.cancel = True
         if running.submitted:
@@ -182,11 +147,11 @@ class Dispatcher:
     async def _assign_all(self) -> None:
         """Until nobody is idle or nothing waits."""
         while idle := await self.residency.tend(self._idle()):
-            claimed = await self._claim(idle)
+            claimed = await self._claims.next(idle, needs=self.outgrown.needs())
             if claimed is None:
                 await self.residency.preload(idle)
                 return
-            if isinstance(claimed, _Unreadable):
+            if isinstance(claimed, Unreadable):
                 about = {"task_id": claimed.task_id}
                 log.error("a stored task cannot be read any more and was ended", extra=about)
                 self._hub.publish(claimed.task_id, 0, Failed(error=UNREADABLE))
@@ -204,51 +169,7 @@ class Dispatcher:
             if worker.state is WorkerState.IDLE and worker.id not in busy
         ]
 
-    async def _claim(self, idle: list[WorkerInfo]) -> _Claimed | _Unreadable | None:
-        # Not durable: a claim that a power cut takes back is only a requeue.
-        needs = self._outgrown.needs()
-        move = partial(self._claim_next, idle=idle, needs=needs, token=str(uuid4()))
-        return await asyncio.wrap_future(self._db.write(move, durable=False))
-
-    def _claim_next(
-        self, conn: Connection, *, idle: list[WorkerInfo], needs: dict[str, int], token: str
-    ) -> _Claimed | _Unreadable | None:
-        """Runs on the database's writer thread; touches nothing but `conn` and frozen values."""
-        window = tasks.candidates(conn, LOCAL, limit=self._queue.window)
-        choice = policy.choose(window, idle, max_passes=self._queue.max_passes, needs=needs)
-        if choice is None:
-            return None
-        try:
-            waiting = tasks.get(conn, choice.task_id)
-        except ValidationError:  # stored by a version that knew other fields
-            tasks.refuse(conn, choice.task_id, error=UNREADABLE, now=self._clock())
-            return _Unreadable(choice.task_id)
-        if waiting is None:
-            return None
-        means: _Means | None = None
-        error: GenServeError | None = None
-        try:
-            catalog = self._catalogs.now  # one for all: it may be another in a moment
-            catalog.check(waiting.asked)  # what it needs may have gone while it waited
-            loras = catalog.lora_sources(waiting.asked)
-            resolved, spec = catalog.complete(waiting.asked)
-            means = _Means(spec, loras, catalog.preprocessor(resolved))
-        except GenServeError as refused:
-            resolved, error = waiting.asked, refused
-        task = tasks.claim(
-            conn,
-            choice.task_id,
-            token=token,
-            backend=LOCAL,
-            worker=choice.worker_id,
-            epoch=self._epoch,
-            resolved=resolved,
-            now=self._clock(),
-            passed=choice.passed,
-        )
-        return _Claimed(task, token, choice.worker_id, means, error) if task else None
-
-    async def _give(self, claimed: _Claimed) -> None:
+    async def _give(self, claimed: Claimed) -> None:
         running = Running(claimed.task, claimed.token, claimed.worker_id)
         self._running[running.task.id] = running
         if claimed.means is None:
@@ -270,11 +191,11 @@ class Dispatcher:
 
     def _fail(self, running: Running, error: GenServeError) -> None:
         """It never reached its worker."""
-        self._outgrown.forget(running.task.id)
+        self.outgrown.forget(running.task.id)
         self._release(running)
         self._later(self._booking.failed(running, ErrorInfo.of(error), Outcome.FAILED))
 
-    def _assignment(self, running: Running, means: _Means) -> Assignment:
+    def _assignment(self, running: Running, means: Means) -> Assignment:
         request = running.task.resolved or running.task.asked
         return Assignment(
             task_id=running.task.id,
@@ -289,7 +210,7 @@ class Dispatcher:
             inputs={file.sha256: str(self._blobs.path(file.sha256)) for file in request.files()},
             loras=means.loras,
             output_folder=str(self._blobs.folder),
-            degraded=self._outgrown.degraded(running.task.id),
+            degraded=self.outgrown.degraded(running.task.id),
         )
 
     # Following up
@@ -350,13 +271,14 @@ class Dispatcher:
         self._release(running)
         match event:
             case TaskDone():
-                self._outgrown.forget(running.task.id)
+                self.outgrown.forget(running.task.id)
                 await self._booking.done(running, event.result)
             case TaskFailed():
                 await self._end_failed(running, event)
             case TaskStopped() if event.returned:
                 await self._put_back(running, crashed=False)
             case TaskStopped():
+                self.outgrown.forget(running.task.id)
                 await self._booking.cancelled(running)
             case _:
                 assert_never(event)
@@ -369,13 +291,13 @@ class Dispatcher:
             event,
             crashes=task.crashes,
             poison_after=self._queue.poison_after,
-            has_larger=self._outgrown.has_larger(task.id, event.worker, event.error),
+            has_larger=self.outgrown.has_larger(task.id, event.worker, event.error),
         )
         if isinstance(decision, policy.Requeue):
             await asyncio.sleep(decision.after_s)
             await self._put_back(running, crashed=decision.crashed)
         else:
-            self._outgrown.forget(task.id)
+            self.outgrown.forget(task.id)
             outcome = Outcome.LOST if event.crashed else Outcome.FAILED
             await self._booking.failed(running, decision.error, outcome)
 

@@ -38,8 +38,8 @@ class Outgrown:
         return {task: size for task, size in self._bytes.items() if self._larger_than(size)}
 
     def degraded(self, task_id: str) -> tuple[Degraded, ...]:
-        """What the answer of a task that has moved says of it."""
-        return (OTHER_GPU,) if task_id in self._bytes else ()
+        """What the answer of a task that has moved says of it; nothing once nobody is larger."""
+        return (OTHER_GPU,) if task_id in self.needs() else ()
 
     def forget(self, task_id: str) -> None:
         """The task has ended."""

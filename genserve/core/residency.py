@@ -225,6 +225,9 @@ class Residency:
             await self._prepare(worker, errand.spec)
         except LookupError:  # it went down, or is not idle any more: at the next chance
             errand.pid = None
+        except Exception:  # the errand's edge: somebody may wait for its end
+            log.exception("cannot have %s load %s", worker.id, errand.spec.id)
+            errand.end(Outcome.FAILED, ErrorInfo.of(GenServeError()))
 
     async def _prepare(self, worker: WorkerInfo, spec: ModelSpec) -> None:
         """Raises `LookupError`."""

@@ -10,7 +10,8 @@ from functools import partial
 
 from genserve.config import Queue
 from genserve.core import policy
-from genserve.core.dispatcher import LOCAL, Dispatcher
+from genserve.core.claims import LOCAL
+from genserve.core.dispatcher import Dispatcher
 from genserve.core.hub import Hub, Subscription
 from genserve.core.live_catalog import LiveCatalog
 from genserve.core.metrics import Metrics
@@ -241,7 +242,7 @@ class Service:
         if task.state is TaskState.CANCELLED:
             self._metrics.observe_ended(task.asked.model, TaskState.CANCELLED)
             self._hub.publish(task_id, task.attempt, Cancelled())
-        elif task.state is TaskState.PROCESSING:
+        if task.state in (TaskState.CANCELLED, TaskState.PROCESSING):
             await self._dispatcher.cancel(task_id)
         return task
 

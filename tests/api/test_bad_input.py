@@ -13,6 +13,7 @@ from tests.serving import RunningServer
 
 LEAKS = re.compile(r"Traceback|0x[0-9a-f]{6,}|/(work|tmp|home|usr|root|var)/|\.py\b|Error\b|<class")
 EDIT = {"mode": "img2img", "width": 64, "height": 64}
+FILL = {"model_id": "flux1-fill-dev", "mode": "fill", "width": 64, "height": 64}
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -67,6 +68,14 @@ JSON_CASES: dict[str, tuple[dict[str, Any], Case]] = {
     "clip_skip": ({"prompt": "x", "clip_skip": 13}, (422, "validation_error", "12")),
     "clip_skip of model": ({"prompt": "x", "clip_skip": 2}, (400, "unsupported_clip_skip", "")),
     "vae of model": ({"prompt": "x", "vae": "../x"}, (400, "unsupported_vae", "")),
+    "vae path": (
+        {"prompt": "x", "model_id": "flux1-kontext-dev", "vae": "../../etc/passwd"},
+        (400, "unknown_vae", "no VAE ../../etc/passwd. Available: "),
+    ),
+    "vae above": (
+        {"prompt": "x", "model_id": "flux1-kontext-dev", "vae": ".."},
+        (400, "unknown_vae", "directly below the models folder"),
+    ),
     "control without its mode": (
         {"prompt": "x", "control_weight": 0.5},
         (422, "validation_error", "control_weight"),
@@ -79,6 +88,30 @@ JSON_CASES: dict[str, tuple[dict[str, Any], Case]] = {
     ),
     "priority": ({"prompt": "x", "priority": -1}, (403, "", "priorit")),
     "no image": ({"prompt": "x", **EDIT}, (400, "missing_image", "input_image")),
+    "no image to fill": (
+        {"prompt": "x", **FILL, "mask_image": uri(png())},
+        (400, "missing_image", "Mode fill needs input_image"),
+    ),
+    "no mask to fill": (
+        {"prompt": "x", **FILL, "input_image": uri(png())},
+        (400, "missing_image", "Mode fill needs mask_image"),
+    ),
+    "mask of another size": (
+        {"prompt": "x", **FILL, "input_image": uri(png(64, 48)), "mask_image": uri(png(32, 48))},
+        (400, "mask_size", "mask_image is 32x48 pixels and input_image 64x48; both must have the"),
+    ),
+    "no control image": (
+        {"prompt": "x", "model_id": "flux1-canny-dev", "mode": "controlnet"},
+        (400, "missing_image", "Mode controlnet needs control_image"),
+    ),
+    "no reference": (
+        {"prompt": "x", "model_id": "flux1-redux-dev", "mode": "redux"},
+        (400, "missing_image", "Mode redux needs input_image"),
+    ),
+    "nothing to edit": (
+        {"prompt": "x", "model_id": "flux1-kontext-dev", "mode": "edit"},
+        (400, "missing_image", "Mode edit needs input_image"),
+    ),
     "image for text2img": (
         {"prompt": "x", "input_image": uri(png())},
         (422, "validation_error", "input_image"),

@@ -99,7 +99,7 @@ def test_when_the_larger_worker_is_gone_nobody_waits_for_it(state: WorkerState):
     tasks, pool = outgrown(worker("small", 8), worker("large", 16))
     assert tasks.has_larger("t", "small", NO_ROOM)
     pool.now = (worker("small", 8), worker("large", 16, state))
-    assert tasks.needs() == {}
+    assert (tasks.needs(), tasks.degraded("t")) == ({}, ())
     assert not tasks.has_larger("t", "small", NO_ROOM)
 
 
@@ -155,3 +155,26 @@ async def test_one_that_is_too_large_for_all_fails_as_such(start: Start):
     assert (ended.state, ended.attempt) == (TaskState.FAILED, 2)
     assert ended.error is not None
     assert ended.error.code == "out_of_memory"
+
+
+@pytest.mark.usefixtures("uneven")
+async def test_those_that_wait_for_the_larger_worker_do_not_hold_up_the_smaller(start: Start):
+    runtime = await start(pool={"devices": "cpu:2", "threads": 1}, queue={"window": 2})
+    await until_up(runtime)
+    me, service, outgrown = caller(runtime), runtime.service, runtime.dispatcher.outgrown
+
+    async def sent(prompt: str, **more: Any) -> str:
+        return (await service.submit(me, asks(prompt, **more), dialect="test")).task.id
+
+    async with asyncio.timeout(60):
+        large = [await sent("fake:no_memory=1 fake:slow_step=2", steps=30)]
+        while (await service.get(me, large[0])).attempt < 2:
+            await asyncio.sleep(0.01)
+        large += [await sent("fake:no_memory=1", seed=seed) for seed in range(3)]
+        assert (await service.wait(await sent("small"))).state is TaskState.COMPLETED
+        assert outgrown.needs().keys() == set(large)
+        for task_id in large:
+            await service.cancel(me, task_id)
+        for task_id in large:
+            assert (await service.wait(task_id)).state is TaskState.CANCELLED
+        assert outgrown.needs() == {}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.semantic.conftest import LORAS, LoadRecipe
+from tests.semantic.conftest import LORAS, LoadRecipe, at_hand
 from train_tiny.style_classifier import StyleClassifier
 from train_tiny.style_figures import StylePainter, both_figures, style_figures
 from train_tiny.style_loras import STYLE_LORAS
@@ -16,8 +16,7 @@ FILES = {lora.style: lora.file.removesuffix(".safetensors") for lora in STYLE_LO
 @pytest.fixture(scope="module")
 def painter(recipe: LoadRecipe) -> StylePainter:
     for lora in STYLE_LORAS:
-        if not (LORAS / lora.file).is_file():
-            pytest.skip(f"loras/{lora.file} is not trained yet")
+        at_hand(LORAS / lora.file)
     return recipe("tiny-flux-dev").dressed_painter(LORAS)
 
 

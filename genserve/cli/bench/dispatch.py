@@ -12,7 +12,7 @@ from genserve.cli.bench.report import Figure, Report, percentile
 from genserve.cli.bench.settings import MODEL
 from genserve.config import Queue
 from genserve.core import policy
-from genserve.core.dispatcher import LOCAL
+from genserve.core.claims import LOCAL
 from genserve.domain.pool import WorkerInfo, WorkerState
 from genserve.domain.request import GenerationRequest
 from genserve.domain.task import new_task_id

@@ -28,7 +28,8 @@ class Removable:
 
 
 def find(config: Config, name: str) -> Removable:
-    """What the name means: a model of the configuration, a folder, a LoRA, an unfinished pull.
+    """What the name means: a model of the configuration, a folder or a VAE's file among the models,
+    a LoRA, an unfinished pull.
 
     Raises `BadModelName`, `NotRemovable`, `ConfigError`.
     """
@@ -36,8 +37,11 @@ def find(config: Config, name: str) -> Removable:
     relative = folder_of(name, model) if model else Path(checked_name(name))
     folder = config.models_dir / relative
     if folder.is_symlink() or folder.exists():
-        _check(config.models_dir, folder)
-        entries = Catalog(config).models()
+        catalog = Catalog(config)
+        vaes = {vae.path for vae in catalog.extras.vaes if vae.path.suffix in ALONE}
+        if folder not in vaes or folder.is_symlink():
+            _check(config.models_dir, folder)
+        entries = catalog.models()
         users = users_of(folder.absolute(), entries)
         working = {entry.spec.id for entry in entries if entry.installed}
         others = tuple(user for user in users if user != name and user in working)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from genserve.core.install.graves import finish_removals, left_over
 from genserve.core.install.staging import STAGE, unfinished
 from genserve.core.inventory import ModelEntry
 from genserve.domain.model import ModelSpec
+from genserve.store.found_files import shown
 from genserve.store.weights import (
     CODE,
     PICKLES,
@@ -58,7 +59,11 @@ def survey(config: Config) -> list[Found]:
     """
     finish_removals(config.models_dir / STAGE)
     catalog = Catalog(config)
-    return [*_models(config, catalog), *_unfinished(config), *_loras(config, catalog)]
+    found = (*_models(config, catalog), *_unfinished(config), *_loras(config, catalog))
+    return [
+        replace(one, name=shown(one.name), problem=one.problem and shown(one.problem))
+        for one in found
+    ]
 
 
 def size_of(path: Path) -> int:

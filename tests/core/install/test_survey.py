@@ -1,5 +1,6 @@
 """What lies in the folders, and which models of the configuration need it."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import pytest
 
 from genserve.config import Config
-from genserve.core.install.removal import find
+from genserve.core.install.removal import find, remove
 from genserve.core.install.survey import Found, survey
+from genserve.errors import NotRemovable
 from tests.core.test_catalog import install
 from tests.core.test_found_folders import DECODER, as_ordinary_user, weights
 from tests.core.test_inventory import BASE, network, redux
@@ -77,3 +79,26 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_are_looked_at():
             scanned = found(Config.model_validate(settings | {"models": {}}))
     assert scanned["dev"].problem == "dev cannot be read: Permission denied"
     assert scanned["pose"].problem is None
+
+
+def test_a_vaes_file_can_be_removed_and_another_file_cannot(config: Config):
+    models = BASE | {"sd": {"family": "sd15", "vaes": True, "vae": "used.safetensors"}}
+    config = Config.model_validate(config.model_dump() | {"models": models})
+    used = config.models_dir / "used.safetensors"
+    weights(used, DECODER)
+    weights(config.models_dir / "lora.safetensors", "lora.weight")
+    vae = find(config, "used.safetensors")
+    assert (vae.path, vae.model_ids, vae.others) == (used, ("sd",), ())
+    remove(config, vae)
+    assert not used.exists()
+    with pytest.raises(NotRemovable, match="not a folder"):
+        find(config, "lora.safetensors")
+
+
+def test_names_that_are_not_utf8_are_shown_all_the_same(config: Config):
+    stray = config.models_dir / os.fsdecode("说明.zip".encode("gbk"))
+    stray.write_bytes(b"x")
+    (shown,) = (one for one in survey(config) if one.path == stray)
+    assert shown.name.encode().endswith(b"\\udcc3\\udcf7.zip")
+    assert shown.problem is not None
+    assert shown.problem.encode().endswith(b"is no model; move it away")
