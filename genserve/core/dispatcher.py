@@ -40,7 +40,7 @@ from genserve.domain.pool import (
     WorkerUp,
 )
 from genserve.domain.task import ErrorInfo, Outcome
-from genserve.errors import GenServeError, StoreUnavailable
+from genserve.errors import GenServeError, ModelBroken, StoreUnavailable
 from genserve.store import tasks
 from genserve.store.blobs import BlobStore
 from genserve.store.database import Clock, Database
@@ -74,6 +74,7 @@ class Dispatcher:
         self._db = db
         self._previews = previews
         self._pool = pool
+        self._catalogs = catalogs
         self._hub = hub
         self._blobs = blobs
         self._queue = queue
@@ -299,7 +300,15 @@ class Dispatcher:
         else:
             self.outgrown.forget(task.id)
             outcome = Outcome.LOST if event.crashed else Outcome.FAILED
-            await self._booking.failed(running, decision.error, outcome)
+            await self._booking.failed(running, await self._explained(decision.error), outcome)
+
+    async def _explained(self, error: ErrorInfo) -> ErrorInfo:
+        """Files that broke since they were looked at: which one, and what to do."""
+        if error.code != ModelBroken.code:
+            return error
+        model = str(error.params["model"])
+        problem = await self._catalogs.problem_of(model)
+        return error if problem is None else ErrorInfo.of(ModelBroken(model=model, reason=problem))
 
     async def _put_back(self, running: Running, *, crashed: bool) -> None:
         if await self._booking.put_back(running, crashed=crashed):

@@ -15,7 +15,7 @@ from genserve.config import Config
 from genserve.core.catalog import Catalog
 from genserve.core.stocktaking import Changes, Item, compare
 from genserve.domain.request import GenerationRequest
-from genserve.errors import WeightsUnreadable
+from genserve.errors import UnknownModel, WeightsUnreadable
 from genserve.store.loras import changed_since
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,15 @@ class LiveCatalog:
         """Look at everything again. Raises `WeightsUnreadable`; then nothing has changed."""
         async with self._looking:
             return await self._replace(lambda: Catalog(self._config, self.now.loras()))
+
+    async def problem_of(self, model_id: str) -> str | None:
+        """What is wrong with a model's files by now, if that can be seen; everything stays as it
+        was. None where they cannot be looked at."""
+        try:
+            looked = await asyncio.to_thread(Catalog, self._config, self.now.loras())
+            return looked.entry(model_id).problem
+        except (OSError, UnknownModel):
+            return None
 
     async def look_for_loras(self, request: GenerationRequest) -> None:
         """Look at the folder of LoRAs again, if it may have more to say about the request's.

@@ -169,7 +169,8 @@ def _from_folder(network: Any, folder: Path, dtype: torch.dtype, quantization: Q
     # Left to themselves the libraries fill up what is missing with random numbers.
     for what in ("missing_keys", "mismatched_keys"):
         if told[what]:
-            raise BrokenModel(f"{shown} lacks weights, such as {sorted(map(str, told[what]))[0]}")
+            absent = sorted(map(str, told[what]))[0]
+            raise BrokenModel(f"{shown} lacks weights, such as {absent}; download it again")
     return _cast(read, dtype) if quantization == "fp8" else read
 
 
@@ -191,7 +192,7 @@ def _from_file(
         raise BrokenModel(f"{file.name} is no {network.__name__}, or lacks weights") from None
     for name, weight in read.named_parameters():
         if weight.is_meta:  # the library leaves what the file lacks without a value
-            raise BrokenModel(f"{file.name} lacks weights, such as {name}")
+            raise BrokenModel(f"{file.name} lacks weights, such as {name}; download it again")
     return _cast(read, dtype) if quantization == "fp8" else read
 
 

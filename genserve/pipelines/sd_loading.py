@@ -191,7 +191,9 @@ def _maker(
             raise BrokenModel(f"{file.name}: its {name} is of another make") from None
         for key, weight in read.named_parameters():
             if weight.is_meta:  # the libraries leave what the file lacks without a value
-                raise BrokenModel(f"{file.name} lacks weights of {name}, such as {key}")
+                raise BrokenModel(
+                    f"{file.name} lacks weights of {name}, such as {key}; download it again"
+                )
             weight.data = weight.data.contiguous()  # cut out of joined ones, they may not be
         return read
 

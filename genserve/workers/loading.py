@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("child")
 
+_UNKNOWN = "one of its files is broken, the log says which; download it again"
+
 
 class Unfit(Exception):
     """This process or its device cannot work; `reason` is a short text of ours."""
@@ -78,6 +80,6 @@ def _read(spec: ModelSpec, read: Callable[[], T]) -> T:
     except Exception as error:
         if faults.classify(error) is faults.Fault.ORDINARY:
             log.exception("cannot load %s", spec.id)
-            reason = error.reason if isinstance(error, BrokenModel) else "the log says why"
+            reason = error.reason if isinstance(error, BrokenModel) else _UNKNOWN
             raise ModelBroken(model=spec.id, reason=reason) from None
         raise

@@ -112,3 +112,28 @@ def test_the_list_of_models_says_why_it_cannot_be_used(server: RunningServer, na
     assert all(words in shown[name]["problem"] for words in told), shown[name]["problem"]
     assert shown["flux1-dev"]["available"]
     assert not LEAKS.search(answer.text), answer.text
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (cut_off, ("late/transformer", "is incomplete", "download it again")),
+        (
+            lambda folder: (folder / "vae" / "config.json").write_text("{}"),
+            ("one of its files is broken", "download it again"),
+        ),
+    ],
+)
+def test_files_that_break_after_the_start_are_told_by_the_task(
+    tmp_path: Path, damage: Callable[[Path], object], told: tuple[str, ...]
+) -> None:
+    shutil.copytree(SHIPPED, tmp_path / "models" / "late")
+    with serving(tmp_path, models={"flux1-dev": FAKE, "late": {"family": "flux"}}) as running:
+        damage(tmp_path / "models" / "late")
+        client = running.client("generation")
+        answer = client.post("/generate", json=ask(model_id="late"))
+        content = answer.json()
+        assert (answer.status_code, content["code"]) == (400, "model_broken")
+        assert all(words in content["detail"] for words in told), content["detail"]
+        assert not LEAKS.search(answer.text), answer.text
+        assert client.post("/generate", json=ask()).status_code == 200
