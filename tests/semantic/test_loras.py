@@ -9,7 +9,7 @@ from train_tiny.style_loras import STYLE_LORAS
 from train_tiny.style_member import TWO_AT_ONCE
 
 SEED = 1
-SAMPLES = 30
+SAMPLES = 20
 FILES = {lora.style: lora.file.removesuffix(".safetensors") for lora in STYLE_LORAS}
 
 
