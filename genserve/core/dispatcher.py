@@ -116,7 +116,7 @@ class Dispatcher:
         self._news.set()
 
     async def cancel(self, task_id: str) -> None:
-        """Stop a task that is being worked on, at its next step; one that waits is nobody's."""
+        """Stop a task at its next step. Of one that is not worked on, forget what is remembered."""
         running = self._running.get(task_id)
         if running is None:
             self.outgrown.forget(task_id)

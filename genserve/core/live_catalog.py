@@ -46,8 +46,10 @@ class LiveCatalog:
             return await self._replace(lambda: Catalog(self._config, self.now.loras()))
 
     async def problem_of(self, model_id: str) -> str | None:
-        """What is wrong with a model's files by now, if that can be seen; everything stays as it
-        was. None where they cannot be looked at."""
+        """What is wrong with a model's files by now, if that can be seen; None otherwise.
+
+        Looks, and changes nothing.
+        """
         try:
             looked = await asyncio.to_thread(Catalog, self._config, self.now.loras())
             return looked.entry(model_id).problem

@@ -155,3 +155,20 @@ def test_an_lcm_may_take_more_steps_than_it_was_distilled_from():
     scheduler = diffusion_scheduler("lcm", TRAINED, steps=80)
     scheduler.set_timesteps(80)
     assert len(scheduler.timesteps) == 80
+
+
+@pytest.mark.parametrize("name", CANONICAL)
+def test_what_one_picture_does_with_a_scheduler_the_next_does_not_see(name: str):
+    used = diffusion_scheduler(name, TRAINED, steps=4)
+    steps_before = used.num_inference_steps
+    used.set_timesteps(4)
+    takes = inspect.signature(used.step).parameters
+    more = {"generator": torch.Generator().manual_seed(0)} if "generator" in takes else {}
+    sample = torch.ones(1, 4, 2, 2)
+    for time in used.timesteps[:2]:  # and is cancelled then
+        seen = used.scale_model_input(sample, time)
+        sample = used.step(seen / 2, time, sample, return_dict=False, **more)[0]
+    fresh = diffusion_scheduler(name, TRAINED, steps=4)
+    assert fresh is not used
+    assert fresh.num_inference_steps == steps_before != 4
+    assert getattr(fresh, "_step_index", None) is None

@@ -3,7 +3,7 @@
 import pytest
 
 from genserve.domain.request import Mode
-from tests.semantic.conftest import ROOT, LoadRecipe
+from tests.semantic.conftest import ROOT, LoadRecipe, at_hand
 from train_tiny.classifier import SubjectClassifier
 from train_tiny.member_figures import MEASURES, Figures, measured
 from train_tiny.sd_painting import GUIDANCE, negative_figures
@@ -32,10 +32,7 @@ def test_boxes_are_filled(recipe: LoadRecipe, judge: SubjectClassifier) -> None:
 
 
 def guided(recipe: LoadRecipe, judge: SubjectClassifier, kind: str) -> Figures:
-    assert (ROOT / "models" / f"tiny-sd15-{kind}").is_dir(), (
-        f"models/tiny-sd15-{kind} is missing: get it back from git, or train it by"
-        " scripts/train_tiny/train.py"
-    )
+    at_hand(ROOT / "models" / f"tiny-sd15-{kind}")
     painter = recipe("tiny-sd15").painter(Mode.CONTROLNET, kind, steps=25, guidance=GUIDANCE)
     return measured(MEASURES[kind], painter, judge, SEED, 24)
 
